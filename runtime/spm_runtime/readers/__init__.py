@@ -96,13 +96,12 @@ def read_scans(path: Path | str) -> Iterator[Scan]:
     """
     path = Path(path)
     reader = find_reader(path)
+    scans = reader.read(path)
+    count = 0
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # parsers warn about metadata in ways that no user can act on
-            count = 0
-            for scan in reader.read(path):
-                count += 1
-                yield scan
+        while (scan := _next_quietly(scans)) is not None:
+            count += 1
+            yield scan
     except PARSER_ERRORS as error:
         raise CorruptScanError(
             path,
@@ -163,6 +162,12 @@ def open_scan(
         "one of: " + ", ".join(itertools.islice(labels, 40)),
         "Choose one of these with --channel.",
     )
+
+
+def _next_quietly(scans: Iterator[Scan]) -> Scan | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parsers warn about metadata in ways that no user can act on
+        return next(scans, None)
 
 
 def _first_line(error: BaseException) -> str:
