@@ -195,7 +195,7 @@ def _place(
     return columns, holes
 
 
-def _second_grain(rng, sites: Sites, columns, holes, put, centre, spacing, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _second_grain(rng, sites: Sites, columns, holes, put, centre, spacing, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001
     """Replace one side of a straight line by the same structure, turned."""
     normal = rng.normal(size=2)
     normal /= np.linalg.norm(normal)
@@ -263,9 +263,7 @@ def _terraces(
     return field, terrace
 
 
-def _reregister(
-    rng: np.random.Generator, columns: _Columns, terrace: NDArray[np.int32], spacing: float
-) -> _Columns:
+def _reregister(rng: np.random.Generator, columns: _Columns, terrace: NDArray[np.int32], spacing: float) -> _Columns:
     """Shift the lattice from terrace to terrace and take away what stands on an edge."""
     inside = np.clip(np.rint(columns.yx).astype(int), 0, np.asarray(terrace.shape) - 1)
     level = terrace[inside[:, 0], inside[:, 1]]
@@ -316,7 +314,9 @@ def _adsorbates(rng: np.random.Generator, shape: tuple[int, int], spacing: float
     for _ in range(int(rng.integers(1, 4))):
         centre = rng.uniform(-0.1, 1.1, 2) * shape
         radius = rng.uniform(1.0, 4.0) * spacing
-        wobble = 1 + 0.2 * np.sin(int(rng.integers(2, 5)) * np.arctan2(y - centre[0], x - centre[1]) + rng.uniform(0, 6))
+        wobble = 1 + 0.2 * np.sin(
+            int(rng.integers(2, 5)) * np.arctan2(y - centre[0], x - centre[1]) + rng.uniform(0, 6)
+        )
         r = np.hypot(y - centre[0], x - centre[1]) / (radius * wobble)
         blob = 0.5 * (1 - np.tanh((r - 1) * radius / (rng.uniform(0.3, 0.8) * spacing)))
         cover = np.maximum(cover, rng.uniform(0.8, 6.0 if tall else 3.0) * blob)

@@ -1,0 +1,131 @@
+"""What `spm-infer doctor` checks: versions, providers that truly load, the kernels' cache, every model package."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import spm_kernels
+from spm_runtime._version import __version__
+from spm_runtime.errors import AdatomError, DeviceError, ModelIntegrityError
+from spm_runtime.models import ModelPackage, list_models, load_package, model_roots
+from spm_runtime.readers import readers
+from spm_runtime.session import Device, Session, card_problem, gpu_cards, runtime_versions, self_test
+
+__all__ = ["Finding", "examine"]
+
+#: Optional dependency groups of readers and a module that tells whether they are there.
+_EXTRAS = {"stem": "rosettasciio", "omicron": "access2thematrix", "nanosurf": "NSFopen"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    state: Literal["ok", "note", "problem"]
+    topic: str
+    text: str
+
+
+def examine(*, warm: bool = False) -> Iterator[Finding]:
+    """Examine the installation.
+
+    Parameters
+    ----------
+    warm
+        Compile every kernel, so that the first scan does not wait for it.
+
+    Yields
+    ------
+    Finding
+        In the order of the report; a ``problem`` means that scans will fail.
+    """
+    yield Finding("ok", "adatom", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("numpy", "numba", "scikit-image", "h5py", "tifffile"):
+        yield Finding("ok", name, version(name))
+    yield from _formats()
+    for topic, text in runtime_versions().items():
+        yield Finding("ok", topic, text)
+    yield from _kernel_cache(warm=warm)
+    packages: list[ModelPackage] = []
+    yield from _packages(packages)
+    yield from _devices(packages)
+
+
+def _formats() -> Iterator[Finding]:
+    yield Finding("ok", "formats", ", ".join(reader.name for reader in readers() if reader.extra is None))
+    for extra, distribution in _EXTRAS.items():
+        names = ", ".join(reader.name for reader in readers() if reader.extra == extra)
+        try:
+            yield Finding("ok", f"extra {extra}", f"{names} ({distribution} {version(distribution)})")
+        except PackageNotFoundError:
+            yield Finding("note", f"extra {extra}", f'not installed; {names} need: pip install "adatom[{extra}]"')
+
+
+def _kernel_cache(*, warm: bool) -> Iterator[Finding]:
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    folder = Path(given) if given else Path(spm_kernels.__file__).parent / "__pycache__"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        yield Finding("ok", "kernel cache", f"writable: {folder}")
+    except OSError as error:
+        yield Finding(
+            "note",
+            "kernel cache",
+            f"{folder} is not writable ({error.strerror}): every start compiles the kernels anew; "
+            "set NUMBA_CACHE_DIR to a folder that is",
+        )
+    if warm:
+        seconds = spm_kernels.warm()
+        yield Finding("ok", "kernels", f"{len(seconds)} compiled or loaded in {sum(seconds.values()):.1f} s")
+
+
+def _packages(found: list[ModelPackage]) -> Iterator[Finding]:
+    for folder in list_models():
+        try:
+            package = load_package(folder)
+            error = self_test(Session(package, "cpu"))
+        except AdatomError as problem:
+            yield Finding("problem", f"model {folder.name}", str(problem))
+            continue
+        found.append(package)
+        text = f"{package.version}: hashes right, test outputs reproduced on the CPU within {error:.1e}"
+        yield Finding("ok", f"model {package.name}", text)
+    if not found:
+        roots = ", ".join(map(str, model_roots())) or "no folder"
+        yield Finding("problem", "models", f"no usable model package in {roots}: install adatom again, or set SPM_MODELS")
+
+
+def _devices(packages: list[ModelPackage]) -> Iterator[Finding]:
+    cards = gpu_cards()
+    if not cards:
+        yield Finding("note", "GPU", "the NVIDIA driver reports none: networks run on the CPU")
+        return
+    built_for = runtime_versions()["built for CUDA"]
+    for card in cards:
+        problem = card_problem(card, built_for)
+        capability = ".".join(map(str, card.capability))
+        if problem is None:
+            yield Finding("ok", "GPU", f"{card.name}, compute capability {capability}")
+        else:
+            yield Finding("note", "GPU", problem)
+    device: Device
+    for device in ("cuda", "tensorrt"):
+        for package in packages:
+            try:
+                error = self_test(Session(package, device))
+            except DeviceError as problem:
+                yield Finding("note", device, str(problem))
+                break
+            except ModelIntegrityError as problem:
+                yield Finding("problem", device, str(problem))
+            else:
+                yield Finding("ok", device, f"model {package.name} reproduced within {error:.1e}")

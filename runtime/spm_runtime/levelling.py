@@ -1,0 +1,98 @@
+"""Levelling: what is done to a scan before a network or a person looks at it.
+
+The network's levelling is part of every atom model (training uses this very function); the display's is for eyes only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spm_kernels import sliding_median
+
+__all__ = ["BACKGROUND_RADIUS_PX", "fit_plane", "level_for_display", "level_for_network"]
+
+#: Radius of the background's window, in pixels of the image that the network sees.
+BACKGROUND_RADIUS_PX = 16
+
+#: Residuals beyond this many standard deviations are compressed: a tall adsorbate must not hide the atoms.
+SOFT_LIMIT = 4.0
+
+
+def level_for_network(image: NDArray[np.float32], *, radius_px: int = BACKGROUND_RADIUS_PX) -> NDArray[np.float32]:
+    """Background removed, contrast normalised, outliers compressed.
+
+    The background is the median over a square window: unlike a mean it keeps the edge of an atomic step sharp. The residual is
+    divided by its standard deviation (the outermost percent left out) and passed through ``4 · tanh(x / 4)``.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` float32 in any unit; NaN where missing.
+    radius_px
+        Radius of the median's window in pixels.
+
+    Returns
+    -------
+    ``(H, W)`` float32 within ±4, without unit; 0 where the image is missing or constant.
+    """
+    centred = _around_zero(image)
+    residual = centred - sliding_median(centred, radius_px=radius_px)
+    there = np.isfinite(residual)
+    values = residual[there]
+    low, high = np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 0.0)
+    scale = float(np.std(np.clip(values, low, high), dtype=np.float64)) if high > low else 0.0
+    # A spread at the rounding error of the values is a constant image, not a weak one.
+    if not scale > 4 * np.finfo(np.float32).eps * float(np.max(np.abs(values), initial=0.0)):
+        return np.zeros(image.shape, np.float32)
+    level = SOFT_LIMIT * np.tanh(residual / (SOFT_LIMIT * scale))
+    return np.where(there, level, 0.0).astype(np.float32)
+
+
+def fit_plane(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The least-squares plane through the measured pixels, ``(H, W)`` float64 in the unit of the image."""
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float64)
+    there = np.isfinite(image)
+    if there.sum() < 3:
+        return np.zeros(image.shape)
+    design = np.stack([y[there], x[there], np.ones(int(there.sum()))], axis=1)
+    slope_y, slope_x, offset = np.linalg.lstsq(design, image[there].astype(np.float64), rcond=None)[0]
+    return np.asarray(slope_y * y + slope_x * x + offset)
+
+
+def level_for_display(image: NDArray[np.float32], *, local: float = 0.5) -> NDArray[np.uint8]:
+    """A grey picture in which both terraces and atoms can be seen.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` float32 in any unit; NaN where missing.
+    local
+        Share of local contrast in [0, 1]: 0 shows the plane-levelled heights alone, 1 the corrugation alone.
+
+    Returns
+    -------
+    ``(H, W)`` uint8; 0 where the image is missing.
+    """
+    flat = _around_zero(image).astype(np.float64)
+    flat -= fit_plane(flat.astype(np.float32))
+    there = np.isfinite(flat)
+    if not there.any():
+        return np.zeros(image.shape, np.uint8)
+    grey = (1 - local) * _stretch(flat, there) + local * _stretch(level_for_network(image).astype(np.float64), there)
+    return np.where(there, np.rint(255 * _stretch(grey, there)), 0).astype(np.uint8)
+
+
+def _around_zero(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Subtract the median in double precision: picometres on top of micrometres survive float32."""
+    there = np.isfinite(image)
+    middle = float(np.median(image[there])) if there.any() else 0.0
+    return np.where(there, image.astype(np.float64) - middle, np.nan).astype(np.float32)
+
+
+def _stretch(values: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Map the central 99 % of the measured values to [0, 1]."""
+    low, high = np.percentile(values[there], (0.5, 99.5))
+    if not high > low:
+        return np.full(values.shape, 0.5)
+    return np.clip((np.where(there, values, low) - low) / (high - low), 0.0, 1.0)

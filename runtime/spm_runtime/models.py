@@ -1,0 +1,338 @@
+"""Model packages: a folder with ``rdf.yaml``, ONNX weights, test tensors and a card.
+
+The format is the bioimage.io resource description 0.5, of which the runtime reads the subset that it needs; what that
+format cannot say stands under ``config.spm``. Nothing of a package is executed or loaded before its hashes are checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from spm_runtime.errors import ModelError, ModelIntegrityError, ParameterError
+from spm_runtime.onnx_graph import inspect_graph
+from spm_runtime.results import ModelReference
+
+__all__ = [
+    "ModelPackage", "Parameter", "TensorFile", "default_model", "find_model", "list_models", "load_package", "model_roots",
+]  # fmt: skip
+
+#: Domains of operators that onnxruntime itself brings; anything else is a custom operator.
+ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """An input or output of the network with its stored test tensor."""
+
+    id: str
+    file: Path
+    sha256: str
+
+    def load(self) -> NDArray[np.float32]:
+        """The test tensor, hash checked."""
+        data = _verified(self.file, self.sha256)
+        try:
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.float32)
+        except (ValueError, EOFError) as error:
+            raise ModelIntegrityError(
+                f"{self.file}: no .npy array ({error}). Install the model package again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number that the user may change with ``--param NAME=VALUE``."""
+
+    name: str
+    default: float
+    minimum: float
+    maximum: float
+    description: str
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """What the runtime knows of a model package.
+
+    Parameters
+    ----------
+    folder
+        The package.
+    name, version, description
+        As in ``rdf.yaml``.
+    task
+        ``atoms``, ``defects``, ``restore``, ``denoise`` or ``strain``.
+    modalities
+        What the model was trained for: ``stm``, ``afm``, ``stem``.
+    weights, sha256
+        The ONNX file and its promised hash.
+    inputs, outputs
+        Tensors in the order of the graph.
+    size_multiple
+        Height and width of the input are multiples of this.
+    halo_px
+        How far an output pixel looks: tiles that overlap by it equal the whole image.
+    spacing_px
+        Range of the nearest-neighbour spacing, in pixels of the network's input, that training saw.
+    pixel_size_nm
+        Range of pixel sizes that the model is valid for.
+    tolerance
+        Largest absolute difference between a reproduced and a stored test output.
+    parameters
+        User parameters by name.
+    training
+        Data, commit, recipe and budget of the training, as the card states them.
+    metrics
+        Scores, as the card states them.
+    known_failures
+        Sentences.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    description: str
+    task: str
+    modalities: tuple[str, ...]
+    weights: Path
+    sha256: str
+    inputs: tuple[TensorFile, ...]
+    outputs: tuple[TensorFile, ...]
+    size_multiple: int
+    halo_px: int
+    spacing_px: tuple[float, float]
+    pixel_size_nm: tuple[float, float]
+    tolerance: float
+    parameters: Mapping[str, Parameter]
+    training: Mapping[str, object]
+    metrics: Mapping[str, object]
+    known_failures: tuple[str, ...]
+
+    @property
+    def reference(self) -> ModelReference:
+        """Name, version and hash, as results carry them."""
+        return ModelReference(self.name, self.version, self.sha256)
+
+    def resolve(self, given: Mapping[str, float] | None) -> dict[str, float]:
+        """All parameters with the user's values filled in.
+
+        Raises
+        ------
+        ParameterError
+            If a name is unknown or a value is out of range.
+        """
+        values = {name: parameter.default for name, parameter in self.parameters.items()}
+        for name, value in (given or {}).items():
+            if name not in self.parameters:
+                raise ParameterError(
+                    f"parameter {name!r} is not one of model {self.name}; it has: {', '.join(self.parameters) or 'none'}"
+                )
+            known = self.parameters[name]
+            if not known.minimum <= value <= known.maximum:
+                raise ParameterError(
+                    f"parameter {name}={value:g} is out of range; model {self.name} takes "
+                    f"{known.minimum:g} to {known.maximum:g} (default {known.default:g})"
+                )
+            values[name] = float(value)
+        return values
+
+    def verified_weights(self) -> bytes:
+        """The ONNX file's bytes, once hash and graph are checked; what is loaded is what was checked.
+
+        Raises
+        ------
+        ModelIntegrityError
+            If the file is missing or has another hash, or the graph has external data or custom operators.
+        """
+        data = _verified(self.weights, self.sha256)
+        facts = inspect_graph(data, self.weights)
+        if facts.external_data:
+            raise ModelIntegrityError(
+                f"{self.weights}: tensors with external data ({', '.join(facts.external_data[:3])}), expected all weights "
+                "inside the ONNX file. Export the model again without external data."
+            )
+        foreign = sorted(facts.domains - ALLOWED_DOMAINS)
+        if foreign:
+            raise ModelIntegrityError(
+                f"{self.weights}: operators of the domains {foreign}, expected standard ONNX operators only. "
+                "Custom operators are not loaded: export the model with standard operators."
+            )
+        return data
+
+    def test_tensors(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+        """Stored test inputs and outputs by name, once their hashes are checked.
+
+        Raises
+        ------
+        ModelIntegrityError
+            If a file is missing, has another hash or is no array.
+        """
+        return {t.id: t.load() for t in self.inputs}, {t.id: t.load() for t in self.outputs}
+
+
+def model_roots() -> tuple[Path, ...]:
+    """Folders that hold model packages, first found wins.
+
+    Folders of the environment variable ``SPM_MODELS``, then the packages that the wheel carries, then ``exported_models``
+    of a source tree.
+    """
+    here = Path(__file__).resolve().parent
+    given = [Path(entry) for entry in os.environ.get("SPM_MODELS", "").split(os.pathsep) if entry]
+    roots = [*given, here / "exported_models", here.parent.parent / "exported_models"]
+    return tuple(root for root in roots if root.is_dir())
+
+
+def list_models() -> Iterator[Path]:
+    """Folders of all packages found, by name; a name is listed once."""
+    seen: set[str] = set()
+    for root in model_roots():
+        for folder in sorted(root.iterdir()):
+            if (folder / "rdf.yaml").is_file() and folder.name not in seen:
+                seen.add(folder.name)
+                yield folder
+
+
+def find_model(model: str | Path) -> ModelPackage:
+    """Load a package by folder or by name.
+
+    Raises
+    ------
+    ModelError
+        If there is no such folder or name; an unknown name never becomes another model.
+    """
+    folder = Path(model)
+    if (folder / "rdf.yaml").is_file():
+        return load_package(folder)
+    if folder.is_dir():
+        raise ModelError(
+            f"{folder}: no rdf.yaml in it; expected a model package. Name a folder that `spm-train export` wrote."
+        )
+    known = {found.name: found for found in list_models()}
+    if str(model) not in known:
+        raise ModelError(
+            f"model {str(model)!r}: no package of this name; found {', '.join(known) or 'none'} in "
+            f"{', '.join(map(str, model_roots())) or 'no folder'}. Use --model with one of them or with a folder."
+        )
+    return load_package(known[str(model)])
+
+
+def default_model(task: str) -> ModelPackage:
+    """The package that a task uses unless told otherwise: the one named after the task.
+
+    Raises
+    ------
+    ModelError
+        If it is not there.
+    """
+    return find_model(task)
+
+
+def load_package(folder: Path | str) -> ModelPackage:
+    """Read ``rdf.yaml``; no other file is opened yet (see `ModelPackage.verified_weights`).
+
+    Raises
+    ------
+    ModelError
+        If the description is missing, unreadable or incomplete, naming the entry.
+    ModelIntegrityError
+        If a path leads out of the package.
+    """
+    folder = Path(folder).resolve()
+    file = folder / "rdf.yaml"
+    try:
+        rdf = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(
+            f"{file}: cannot be read ({error}); expected a model description. Install the package again."
+        ) from error
+    try:
+        return _parse(folder, rdf)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{file}: entry missing or of the wrong type ({type(error).__name__}: {error}); expected a bioimage.io 0.5 "
+            "description with config.spm. Export the model again with `spm-train export`."
+        ) from error
+
+
+def _parse(folder: Path, rdf: dict[str, Any]) -> ModelPackage:
+    spm = rdf["config"]["spm"]
+    onnx = rdf["weights"]["onnx"]
+    parameters = {
+        str(name): Parameter(
+            str(name), float(p["default"]), float(p["minimum"]), float(p["maximum"]), str(p["description"])
+        )
+        for name, p in spm["parameters"].items()
+    }
+    return ModelPackage(
+        folder=folder,
+        name=str(rdf["name"]),
+        version=str(rdf["version"]),
+        description=str(rdf["description"]),
+        task=str(spm["task"]),
+        modalities=tuple(str(m) for m in spm["modalities"]),
+        weights=_inside(folder, onnx["source"]),
+        sha256=str(onnx["sha256"]),
+        inputs=tuple(_tensor(folder, t) for t in rdf["inputs"]),
+        outputs=tuple(_tensor(folder, t) for t in rdf["outputs"]),
+        size_multiple=int(spm["size_multiple"]),
+        halo_px=int(spm["halo_px"]),
+        spacing_px=_range(spm["spacing_px"]),
+        pixel_size_nm=_range(spm["pixel_size_nm"]),
+        tolerance=float(spm["tolerance"]),
+        parameters=MappingProxyType(parameters),
+        training=MappingProxyType(dict(spm["training"])),
+        metrics=MappingProxyType(dict(spm["metrics"])),
+        known_failures=tuple(str(s) for s in spm["known_failures"]),
+    )
+
+
+def _tensor(folder: Path, entry: dict[str, Any]) -> TensorFile:
+    test = entry["test_tensor"]
+    return TensorFile(str(entry["id"]), _inside(folder, test["source"]), str(test["sha256"]))
+
+
+def _range(entry: dict[str, Any]) -> tuple[float, float]:
+    low, high = float(entry["minimum"]), float(entry["maximum"])
+    if not 0 < low < high:
+        raise ValueError(f"a range from {low} to {high}")
+    return low, high
+
+
+def _inside(folder: Path, source: object) -> Path:
+    """A file of the package; refuses absolute paths, ``..`` and links that lead out."""
+    if not isinstance(source, str):
+        raise TypeError(f"a file name, got {source!r}")
+    file = (folder / source).resolve()
+    if not file.is_relative_to(folder) or ":" in source or Path(source).is_absolute():
+        raise ModelIntegrityError(
+            f"{folder / 'rdf.yaml'}: the path {source!r} leads out of the package; expected a file inside it. "
+            "Do not use this package; get it from its author again."
+        )
+    return file
+
+
+def _verified(file: Path, promised: str) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ModelIntegrityError(
+            f"{file}: cannot be read ({error.strerror}); expected a file of the model package. Install the package again."
+        ) from error
+    seen = hashlib.sha256(data).hexdigest()
+    if seen != promised:
+        raise ModelIntegrityError(
+            f"{file}: sha256 is {seen}, expected {promised} (rdf.yaml). The file was changed or damaged: "
+            "install the model package again."
+        )
+    return data
