@@ -1,0 +1,1 @@
+"""Simulation, training, export and scores of the models that `spm_runtime` runs; needs the extra ``train``."""

@@ -1,0 +1,235 @@
+"""Samples as pure functions of (seed, split, epoch, index), and the loaders that batch them.
+
+Because a sample depends on nothing else, the number of worker processes, the number of ranks and the moment of a resume
+cannot change what the network sees. No generator outlives a sample, so there is no state to save.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from spm_runtime.levelling import level_for_network
+from spm_training.recipe import DataOptions, Recipe, TargetOptions
+from spm_training.simulate.columns import Scene, simulate_columns
+
+__all__ = [
+    "AtomsBatch",
+    "AtomsDataset",
+    "BatchSampler",
+    "Split",
+    "confidence_target",
+    "draw_scene",
+    "rng_for",
+    "train_loader",
+    "validation_batches",
+]
+
+
+class Split(IntEnum):
+    """What a sample is for; enters its seed, so that the splits never share an image."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    EVALUATION = 2
+
+
+def rng_for(seed: int, split: Split, epoch: int, index: int) -> np.random.Generator:
+    """The generator of one sample, independent of every other sample's.
+
+    Parameters
+    ----------
+    seed
+        Seed of the recipe.
+    split
+        What the sample is for.
+    epoch
+        Epoch from 0; always 0 outside training.
+    index
+        Index of the sample in the epoch.
+    """
+    return np.random.default_rng(np.random.SeedSequence((seed, int(split), epoch, index)))
+
+
+def draw_scene(recipe: Recipe, split: Split, epoch: int, index: int) -> Scene:
+    """The simulated scene of one sample, ``crop_px`` square."""
+    options = recipe.simulator
+    return simulate_columns(
+        rng_for(recipe.training.seed, split, epoch, index),
+        shape=(recipe.data.crop_px, recipe.data.crop_px),
+        families=options.families or None,
+        spacing_px=(options.spacing_min_px, options.spacing_max_px),
+        detectability=(options.detectability_min, options.detectability_max),
+    )
+
+
+def confidence_target(scene: Scene, options: TargetOptions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The confidence map to learn and the weight of every pixel.
+
+    Parameters
+    ----------
+    scene
+        The scene with its columns.
+    options
+        Width of the Gaussians.
+
+    Returns
+    -------
+    target
+        ``(H, W)`` float32: the largest of the unnormalised Gaussians (peak 1) that stand at the sub-pixel positions of the
+        required columns. All have one σ, so the largest is that of the nearest column.
+    weight
+        ``(H, W)`` float32: 1, falling to 0 at a column that may be found or not (``required`` False).
+    """
+    shape = scene.image.shape[0], scene.image.shape[1]
+    sigma = max(options.sigma_fraction * scene.spacing_px, options.sigma_min_px)
+    target = _nearest_gaussian(scene.yx_px[scene.required], sigma, shape)
+    optional = _nearest_gaussian(scene.yx_px[~scene.required], sigma, shape)
+    # Where a required column is nearer the pixel counts in full, however close an optional one is.
+    return target, np.float32(1) - np.maximum(optional - target, np.float32(0))
+
+
+def _nearest_gaussian(yx_px: NDArray[np.float64], sigma_px: float, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The largest Gaussian at every pixel, drawn in patches that end at 5 σ (4e-6 of the peak)."""
+    reach = int(np.ceil(5 * sigma_px))
+    height, width = shape[0] + 2 * reach, shape[1] + 2 * reach  # a margin, so that no patch needs clipping
+    offsets = np.arange(-reach, reach + 1)
+    centre = np.clip(np.rint(yx_px), 0, np.asarray(shape) - 1).astype(np.int64)
+    rows, columns = centre[:, :1] + offsets, centre[:, 1:] + offsets
+    along_y = np.exp(-0.5 * ((rows - yx_px[:, :1]) / sigma_px) ** 2).astype(np.float32)
+    along_x = np.exp(-0.5 * ((columns - yx_px[:, 1:]) / sigma_px) ** 2).astype(np.float32)
+    places = (rows + reach)[:, :, None] * width + (columns + reach)[:, None, :]
+    drawn = np.zeros(height * width, np.float32)
+    np.maximum.at(drawn, places.ravel(), (along_y[:, :, None] * along_x[:, None, :]).ravel())
+    return np.ascontiguousarray(drawn.reshape(height, width)[reach:-reach, reach:-reach])
+
+
+class AtomsBatch(NamedTuple):
+    """A batch of samples, stacked.
+
+    Parameters
+    ----------
+    image
+        ``(B, 1, H, W)`` float32 levelled images.
+    target
+        ``(B, 1, H, W)`` float32 confidence maps in [0, 1].
+    weight
+        ``(B, 1, H, W)`` float32 weights of the pixels in [0, 1].
+    spacing_px
+        ``(B,)`` float32 mean nearest-neighbour spacing.
+    """
+
+    image: Tensor
+    target: Tensor
+    weight: Tensor
+    spacing_px: Tensor
+
+    def to(self, device: torch.device) -> AtomsBatch:
+        """The batch on a device, images in channels-last order (what the CPU's convolutions are fastest in)."""
+        image = self.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return AtomsBatch(image, *(tensor.to(device, non_blocking=True) for tensor in self[1:]))
+
+
+class AtomsDataset(Dataset[Any]):
+    """Samples by ``(epoch, index)``; index runs over one epoch of all ranks."""
+
+    def __init__(self, recipe: Recipe, split: Split) -> None:
+        self.recipe = recipe
+        self.split = split
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One sample: image, target and weight ``(1, H, W)``, spacing ``()``."""
+        epoch, index = key
+        scene = draw_scene(self.recipe, self.split, epoch, index)
+        target, weight = confidence_target(scene, self.recipe.target)
+        image = level_for_network(scene.image)
+        return (
+            torch.from_numpy(image)[None],
+            torch.from_numpy(target)[None],
+            torch.from_numpy(weight)[None],
+            torch.tensor(scene.spacing_px, dtype=torch.float32),
+        )
+
+
+class BatchSampler(Sampler[list[tuple[int, int]]]):
+    """Keys of this rank's share of every global batch of one epoch.
+
+    Parameters
+    ----------
+    options
+        Batch size and steps.
+    rank, world_size
+        Which share this process takes: samples ``rank::world_size`` of every batch.
+
+    Notes
+    -----
+    The epoch and the first step are set before each pass; workers get whole keys, so they need not know the epoch.
+    """
+
+    def __init__(self, options: DataOptions, *, rank: int, world_size: int) -> None:
+        self.options = options
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_step = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch = self.options.batch
+        for step in range(self.first_step, self.options.steps_per_epoch):
+            start = step * batch
+            yield [(self.epoch, index) for index in range(start + self.rank, start + batch, self.world_size)]
+
+    def __len__(self) -> int:
+        return self.options.steps_per_epoch - self.first_step
+
+
+def train_loader(
+    dataset: AtomsDataset, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+) -> tuple[DataLoader[AtomsBatch], BatchSampler]:
+    """Loader of the training batches of this rank, and the sampler on which the epoch is set."""
+    recipe = dataset.recipe
+    sampler = BatchSampler(recipe.data, rank=rank, world_size=world_size)
+    workers = recipe.data.num_workers
+    loader: DataLoader[AtomsBatch] = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        # The same everywhere; Windows and macOS have nothing else, and a fork inherits held locks.
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        # Seeds that nothing here uses; without it every pass would draw from the global generator.
+        generator=torch.Generator().manual_seed(recipe.training.seed),
+    )
+    return loader, sampler
+
+
+def validation_batches(dataset: AtomsDataset, *, rank: int = 0, world_size: int = 1) -> list[AtomsBatch]:
+    """The share of this rank in the validation set, simulated once and kept; the same in every epoch and every run."""
+    options = dataset.recipe.data
+    mine = range(rank, options.validation_images, world_size)
+    local_batch = max(options.batch // world_size, 1)
+    return [
+        _collate([dataset[0, index] for index in mine[start : start + local_batch]])
+        for start in range(0, len(mine), local_batch)
+    ]
+
+
+def _collate(samples: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> AtomsBatch:
+    return AtomsBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group: only the trainer acts on it, after the step it is in.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

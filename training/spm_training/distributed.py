@@ -1,0 +1,131 @@
+"""One process or many: the little that training needs of torch.distributed.
+
+Started by ``torchrun`` (or ``python -m torch.distributed.run``) every process finds its rank in the environment; started
+alone it is rank 0 of 1. The recipe's batch is the global one: each rank takes its share, and the gradients are averaged.
+
+Batch norm: on CUDA its statistics are those of the global batch (SyncBatchNorm). torch has no such layer for the CPU, so
+under gloo each rank normalises by its own share, and the running statistics are averaged over the ranks before every
+validation and every checkpoint. A run on several CPU processes therefore agrees with a single one only statistically.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from spm_runtime.errors import DeviceError, ModelError, ParameterError
+
+__all__ = ["World", "any_rank", "average_buffers", "check_equal_weights", "sum_over_ranks", "world"]
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among all of them.
+
+    Parameters
+    ----------
+    rank, size
+        Rank of the process and number of processes.
+    device
+        The device that it computes on.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it writes the files."""
+        return self.rank == 0
+
+
+@contextmanager
+def world(device: str = "auto") -> Iterator[World]:
+    """Join the other processes, if there are any, and leave them at the end.
+
+    Parameters
+    ----------
+    device
+        ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ParameterError
+        If the device's name is unknown.
+    DeviceError
+        If CUDA was asked for and is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ParameterError(f"--device {device!r}: unknown; expected auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "--device cuda: torch sees no CUDA device; expected one. Use --device cpu, or install torch for CUDA."
+        )
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(place)
+    if "RANK" not in os.environ:
+        yield World(0, 1, place)
+        return
+    dist.init_process_group("nccl" if use_cuda else "gloo")
+    try:
+        yield World(dist.get_rank(), size, place)
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Element-wise sum over the ranks; the values themselves in a single process."""
+    if dist.is_initialized():
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on any rank."""
+    if not dist.is_initialized():
+        return flag
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item() > 0)
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Give all ranks the mean of their floating-point buffers (the running statistics of batch norm), in place."""
+    if not dist.is_initialized():
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= dist.get_world_size()
+
+
+def check_equal_weights(model: nn.Module) -> None:
+    """Compare the parameters of all ranks, bit for bit by a checksum.
+
+    Raises
+    ------
+    ModelError
+        If they have drifted apart: the gradients were not averaged.
+    """
+    if not dist.is_initialized():
+        return
+    # A sum in float64 of the values and of their magnitudes: any difference that training can make shows in it.
+    mine = torch.stack(
+        [torch.stack((p.detach().double().sum(), p.detach().double().abs().sum())) for p in model.parameters()]
+    )
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, mine)
+    if any(not torch.equal(mine, other) for other in everyone):
+        raise ModelError(
+            "training: the weights of the ranks differ; expected equal weights after every step. Report this."
+        )

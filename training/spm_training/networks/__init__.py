@@ -1,0 +1,1 @@
+"""Networks as plain `torch.nn.Module` classes; they know nothing of recipes, data or files."""
