@@ -291,7 +291,8 @@ def _render(
     gx = np.exp(-0.5 * ((cols - yx[:, 1:]) / sigma) ** 2) * ((cols >= 0) & (cols < shape[1]))
     flat = np.clip(rows, 0, shape[0] - 1)[:, :, None] * shape[1] + np.clip(cols, 0, shape[1] - 1)[:, None, :]
     value = height[:, None, None] * gy[:, :, None] * gx[:, None, :]
-    return np.bincount(flat.ravel(), value.ravel(), shape[0] * shape[1]).reshape(shape)
+    # Without any column bincount forgets that weights are floats.
+    return np.bincount(flat.ravel(), value.ravel(), shape[0] * shape[1]).reshape(shape).astype(np.float64)
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], length: float) -> NDArray[np.float64]:
