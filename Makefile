@@ -1,0 +1,57 @@
+# `make demo` and `make test` need nothing but Python 3.11+ and make: each sets itself up in .venv.
+# Windows: see README.md, which does the same with pip alone.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SETUP := pyproject.toml constraints.txt
+
+.PHONY: demo test check bench base wheelhouse clean
+
+## the whole job on three real STM images; open demo-out/index.html
+demo: $(VENV)/.demo
+	$(BIN)/spm-infer demo --out demo-out
+
+## every test; those on real scans skip where the folder of scans is absent
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+## linters, types, layers
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## ratios measured side by side, written to bench/results.json
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench.run
+
+## the base install alone, as an acquisition PC has it: no torch, no scikit-learn, no lightning
+base: .venv-base/.base
+	.venv-base/bin/python -c "import importlib.util as u; found = [m for m in ('torch', 'sklearn', 'lightning') if u.find_spec(m)]; assert not found, found"
+	.venv-base/bin/python -m pytest tests/kernels tests/runtime tests/test_exported_models.py
+
+## wheels for a PC without network: copy the folder, then pip install --no-index --find-links wheelhouse "adatom[demo,formats]"
+wheelhouse: $(VENV)/.demo
+	$(PIP) wheel --quiet -c constraints.txt --wheel-dir wheelhouse ".[demo,formats]"
+
+clean:
+	rm -rf .venv .venv-base build dist wheelhouse demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(SETUP) | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(SETUP) | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/.demo
+
+.venv-base/.base: $(SETUP)
+	$(PYTHON) -m venv .venv-base
+	.venv-base/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt . pytest hypothesis
+	touch $@

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spm_runtime.levelling import fit_plane, level_for_display, level_for_network
+
+
+def lattice(shape=(96, 96), spacing=9.0):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return (np.cos(2 * np.pi * y / spacing) + np.cos(2 * np.pi * x / spacing)).astype(np.float32)
+
+
+def test_a_plane_is_found_and_missing_pixels_do_not_matter():
+    y, x = np.mgrid[:20, :30]
+    plane = (3.0 * y - 2.0 * x + 5.0).astype(np.float32)
+    holed = plane.copy()
+    holed[3:9, 4:20] = np.nan
+    assert fit_plane(holed) == pytest.approx(plane, abs=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(gain=st.floats(1e-12, 1e6), offset=st.floats(-10, 10))
+def test_gain_and_offset_do_not_matter(gain, offset):
+    """An instrument's units are arbitrary: the same surface in metres and in counts is the same to the network."""
+    image = lattice()
+    same = level_for_network(((image + offset) * gain).astype(np.float32))
+    assert same == pytest.approx(level_for_network(image), abs=0.02)
+
+
+def test_a_tilt_does_not_matter():
+    image = lattice()
+    tilted = image + np.linspace(0, 5, image.shape[1], dtype=np.float32)
+    inner = np.s_[20:-20, 20:-20]
+    assert np.corrcoef(level_for_network(tilted)[inner].ravel(), level_for_network(image)[inner].ravel())[0, 1] > 0.98
+
+
+def test_a_step_leaves_the_atoms_of_both_terraces():
+    image = lattice()
+    stepped = image.copy()
+    stepped[:, 48:] += 20  # ten times the corrugation
+    levelled = level_for_network(stepped)
+    for part in (np.s_[:, :40], np.s_[:, 56:]):
+        assert np.corrcoef(levelled[part].ravel(), image[part].ravel())[0, 1] > 0.8
+
+
+def test_range_and_missing_pixels():
+    image = lattice()
+    image[50, 50] = 1e4
+    image[:10] = np.nan
+    levelled = level_for_network(image)
+    assert levelled.dtype == np.float32
+    assert np.abs(levelled).max() <= 4
+    assert (levelled[:10] == 0).all()
+
+
+@pytest.mark.parametrize("image", [np.full((20, 20), 3.0), np.full((20, 20), np.nan), np.full((1, 1), 2.0)])
+def test_nothing_to_level(image):
+    image = image.astype(np.float32)
+    assert (level_for_network(image) == 0).all()
+    assert level_for_display(image).shape == image.shape
+
+
+def test_the_display_uses_the_whole_range_and_marks_missing_black():
+    image = lattice()
+    image[:10] = np.nan
+    shown = level_for_display(image)
+    assert shown.dtype == np.uint8
+    assert shown[10:].min() == 0
+    assert shown.max() == 255
+    assert (shown[:10] == 0).all()

@@ -1,0 +1,46 @@
+"""Every shipped model package: whole, honest, reproducible."""
+
+from pathlib import Path
+
+import pytest
+
+from spm_runtime.models import load_package
+from spm_runtime.session import Session, self_test
+
+FOLDER = Path(__file__).resolve().parent.parent / "exported_models"
+PACKAGES = sorted(path.parent for path in FOLDER.glob("*/rdf.yaml"))
+
+
+def test_there_is_a_default_for_every_task_that_the_runtime_has():
+    from spm_runtime.pipelines import PIPELINES
+
+    assert set(PIPELINES) <= {package.name for package in PACKAGES}
+
+
+def test_all_packages_together_stay_small():
+    total = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
+    assert total < 100 * 2**20
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
+def test_a_package_is_whole_and_reproduces_its_test_tensors(folder):
+    package = load_package(folder)
+    assert package.name == folder.name
+    assert self_test(Session(package, "cpu")) <= package.tolerance
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
+def test_a_package_has_a_card_that_says_what_it_cannot_do(folder):
+    package = load_package(folder)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert package.version in card
+    assert package.known_failures
+    assert "spm-train evaluate" in card  # a number stands beside its command
+    assert package.training["commit"]
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
+def test_other_tools_can_open_a_package(folder):
+    spec = pytest.importorskip("bioimageio.spec", reason="bioimageio.spec comes with the extra `train`")
+    summary = spec.load_description_and_validate_format_only(folder / "rdf.yaml", perform_io_checks=False)
+    assert summary.status in ("passed", "valid-format"), summary.format()
