@@ -111,7 +111,10 @@ def read_scans(path: Path | str) -> Iterator[Scan]:
         ) from error
     if count == 0:
         raise CorruptScanError(
-            path, f"a {reader.name} file without any image", "at least one image", "Save the scan with an image channel."
+            path,
+            f"a {reader.name} file without any image",
+            "at least one image",
+            "Save the scan with an image channel.",
         )
 
 
