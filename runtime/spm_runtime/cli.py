@@ -1,0 +1,230 @@
+"""``spm-infer``: what users of the acquisition PC type."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import yaml
+
+from spm_runtime._version import __version__
+from spm_runtime.batch import Settings, run_batch
+from spm_runtime.demo import demo_scans
+from spm_runtime.doctor import examine
+from spm_runtime.errors import AdatomError, DeviceError, ModelError, ParameterError
+from spm_runtime.models import list_models, load_package
+from spm_runtime.readers import find_reader, read_scans
+from spm_runtime.results import Task
+from spm_runtime.session import Device
+from spm_runtime.watch import watch as watch_folder
+
+__all__ = ["main"]
+
+#: Exit codes of every command.
+ALL_DONE, SOME_FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
+
+_TASKS = ("atoms", "defects", "restore", "denoise", "strain")
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class _Group(click.Group):
+    """Turns errors raised on purpose into one line and the right exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        try:
+            return super().invoke(ctx)
+        except AdatomError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            if isinstance(error, ParameterError):
+                ctx.exit(USAGE)
+            ctx.exit(ENVIRONMENT if isinstance(error, ModelError | DeviceError) else SOME_FAILED)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 all done, 1 some scans failed, 2 usage, 3 model or environment.",
+)
+@click.version_option(__version__, prog_name="spm-infer")
+def main() -> None:
+    """Finds atoms in STM, AFM and HAADF-STEM scans: opens native files, runs exported networks, stores what they find."""
+
+
+def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that run and watch share."""
+    options = [
+        click.option("--out", required=True, type=_FOLDER, help="Folder of the results; made when it is not there."),
+        click.option(
+            "--task", "tasks", multiple=True, type=click.Choice(_TASKS),
+            help="What to look for; repeat for several. By default it follows from the modality of the scan.",
+        ),
+        click.option("--model", metavar="NAME|FOLDER", help="Model package; by default the one named after the task."),
+        click.option(
+            "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+            help="Where the networks run; auto takes a GPU that truly works, else the CPU.",
+        ),
+        click.option("--require-gpu", is_flag=True, help="Fail rather than run on the CPU."),
+        click.option("--channel", metavar="NAME", help="Channel to analyse; by default the topography."),
+        click.option(
+            "--pixel-size-nm", type=click.FloatRange(min=0, min_open=True), metavar="X",
+            help="Pixel size in nanometres, in place of the file's own.",
+        ),
+        click.option("--param", "given", multiple=True, metavar="NAME=VALUE", help="A model parameter; repeatable."),
+        click.option(
+            "--params", "params_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="File of model parameters (YAML or JSON: a mapping of names to numbers).",
+        ),
+        click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Scans analysed at once."),
+        click.option("--gwy", is_flag=True, help="Also write all maps into one Gwyddion file per scan."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _settings(
+    tasks: tuple[str, ...], model: str | None, device: str, require_gpu: bool, channel: str | None,
+    pixel_size_nm: float | None, given: tuple[str, ...], params_file: Path | None, jobs: int, gwy: bool,
+) -> Settings:  # fmt: skip
+    return Settings(
+        tasks=cast("tuple[Task, ...]", tasks),
+        model=model,
+        device=cast("Device", device),
+        require_gpu=require_gpu,
+        channel=channel,
+        pixel_size_nm=pixel_size_nm,
+        params=_parameters(given, params_file),
+        jobs=jobs,
+        gwy=gwy,
+    )
+
+
+def _parameters(given: Iterable[str], file: Path | None) -> dict[str, float]:
+    """Parameters of the file, then those of the command line on top."""
+    values: dict[str, float] = {}
+    if file is not None:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise click.BadParameter(f"{file} cannot be read: {error}", param_hint="--params") from error
+        if not isinstance(content, Mapping):
+            raise click.BadParameter(f"{file} holds no mapping of names to numbers", param_hint="--params")
+        values.update({str(name): _number(name, value) for name, value in content.items()})
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{word!r}: expected NAME=VALUE", param_hint="--param")
+        values[name.strip()] = _number(name, value)
+    return values
+
+
+def _number(name: object, value: object) -> float:
+    try:
+        return float(cast("str", value))
+    except (TypeError, ValueError):
+        raise click.BadParameter(f"{name}={value!r} is not a number", param_hint="--param") from None
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_analysis_options
+def run(paths: tuple[Path, ...], out: Path, **options: Any) -> None:  # noqa: ANN401 - the shared options
+    """Analyse files and folders (recursively) and go on after a bad file."""
+    sys.exit(SOME_FAILED if run_batch(paths, out, _settings(**options)) else ALL_DONE)
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@_analysis_options
+@click.option("--once", is_flag=True, help="Analyse what is there, then end.")
+@click.option(
+    "--since", type=click.DateTime(), metavar="TIME", help="Leave files alone that are older, as 2026-01-31T08:00."
+)
+@click.option(
+    "--poll-s", default=1.0, show_default=True, type=click.FloatRange(min=0.05), help="Seconds between two looks at the folder."
+)
+def watch(folder: Path, out: Path, once: bool, since: datetime | None, poll_s: float, **options: Any) -> None:  # noqa: ANN401
+    """Analyse every new scan of a folder, sub-folders included, until stopped (Ctrl-C)."""
+    failed = watch_folder(folder, out, _settings(**options), once=once, since=since, poll_s=poll_s)
+    sys.exit(SOME_FAILED if failed else ALL_DONE)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def info(file: Path) -> None:
+    """Show what a scan file holds: channels, size, pixel size and unit, modality, warnings."""
+    reader = find_reader(file)
+    click.echo(f"{file}: {reader.name}")
+    said: dict[str, None] = {}
+    for scan in read_scans(file):
+        height, width = scan.shape
+        size = "not calibrated"
+        if scan.pixel_size_nm is not None and scan.size_nm is not None:
+            size = "{1:.5g} × {0:.5g} nm, pixel {3:.4g} × {2:.4g} nm".format(*scan.size_nm, *scan.pixel_size_nm)
+        click.echo(f"  {scan.label:<32} {width} × {height} px  {size}  unit {scan.unit or '–'}  {scan.modality}")
+        said.update(dict.fromkeys(scan.warnings))
+    for warning in said:
+        click.secho(f"  warning: {warning}", fg="yellow")
+
+
+@main.command()
+def models() -> None:
+    """List the model packages: task, version, hash check, what they were trained on and how they score."""
+    count = 0
+    broken = False
+    for folder in list_models():
+        count += 1
+        try:
+            package = load_package(folder)
+            package.verified_weights()
+            package.test_tensors()
+        except ModelError as error:
+            broken = True
+            click.secho(f"{folder.name}: {error}", fg="red")
+            continue
+        click.echo(f"{package.name} {package.version}  task {package.task}  hashes right  {package.folder}")
+        click.echo(f"  {package.description}")
+        low, high = package.pixel_size_nm
+        click.echo(f"  for {', '.join(package.modalities)}; pixel size {low:g} to {high:g} nm")
+        for title, facts in (("trained", package.training), ("scores", package.metrics)):
+            click.echo(f"  {title}: " + "; ".join(f"{key} {value}" for key, value in facts.items()))
+        for parameter in package.parameters.values():
+            click.echo(
+                f"  --param {parameter.name}={parameter.default:g}  "
+                f"({parameter.minimum:g} to {parameter.maximum:g}) {parameter.description}"
+            )
+        for failure in package.known_failures:
+            click.echo(f"  known failure: {failure}")
+    if count == 0:
+        raise ModelError("no model package found; install adatom again, or set SPM_MODELS to a folder of packages")
+    sys.exit(ENVIRONMENT if broken else ALL_DONE)
+
+
+@main.command()
+@click.option("--out", default=Path("demo-out"), show_default=True, type=_FOLDER, help="Folder of the results.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
+def demo(out: Path, device: str) -> None:
+    """Do the whole job on three real STM images of Si(111)-7×7 (from the package SPIEPy)."""
+    failed = run_batch(demo_scans(), out, Settings(device=cast("Device", device)))
+    click.echo(f"Open {(out / 'index.html').resolve()} in a browser.")
+    sys.exit(SOME_FAILED if failed else ALL_DONE)
+
+
+@main.command()
+@click.option("--warm", is_flag=True, help="Compile the kernels, so that the first scan does not wait.")
+def doctor(warm: bool) -> None:
+    """Examine the installation: versions, providers that truly load, kernel cache, a self-test of every model."""
+    problems = 0
+    for finding in examine(warm=warm):
+        problems += finding.state == "problem"
+        colour = {"ok": None, "note": "yellow", "problem": "red"}[finding.state]
+        click.secho(f"{finding.state:<8}{finding.topic:<22}{finding.text}", fg=colour)
+    sys.exit(ENVIRONMENT if problems else ALL_DONE)
+
+
+if __name__ == "__main__":
+    main()

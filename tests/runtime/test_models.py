@@ -1,0 +1,121 @@
+"""Model packages: what is read, what is refused."""
+
+import dataclasses
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spm_runtime import models
+from spm_runtime.errors import ModelError, ModelIntegrityError, ParameterError
+from spm_runtime.models import default_model, find_model, list_models, load_package
+
+SHIPPED = Path(__file__).resolve().parents[2] / "exported_models" / "atoms"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the shipped package that a test may damage."""
+    return Path(shutil.copytree(SHIPPED, tmp_path / "atoms"))
+
+
+def edit(folder, change):
+    file = folder / "rdf.yaml"
+    rdf = yaml.safe_load(file.read_text(encoding="utf-8"))
+    change(rdf)
+    file.write_text(yaml.safe_dump(rdf, sort_keys=False), encoding="utf-8")
+
+
+def test_the_shipped_package_is_found_by_name_and_by_folder(package):
+    assert default_model("atoms").folder == SHIPPED.resolve()
+    assert find_model(package).folder == package.resolve()
+    assert "atoms" in [folder.name for folder in list_models()]
+
+
+def test_an_unknown_name_never_becomes_another_model(tmp_path):
+    with pytest.raises(ModelError, match=r"'atom'.*atoms"):
+        find_model("atom")
+    with pytest.raises(ModelError, match=r"no rdf\.yaml"):
+        find_model(tmp_path)
+
+
+def test_a_folder_of_the_environment_comes_first(package, monkeypatch):
+    monkeypatch.setenv("SPM_MODELS", str(package.parent))
+    assert find_model("atoms").folder == package.resolve()
+    assert models.model_roots()[0] == package.parent
+
+
+@pytest.mark.parametrize("file", ["weights.onnx", "test_input.npy"])
+def test_a_changed_file_is_refused(package, file):
+    data = bytearray((package / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (package / file).write_bytes(data)
+    loaded = load_package(package)
+    load = loaded.verified_weights if file.endswith(".onnx") else loaded.test_tensors
+    with pytest.raises(ModelIntegrityError, match=r"sha256 is .* expected"):
+        load()
+
+
+def test_a_missing_file_is_named(package):
+    (package / "weights.onnx").unlink()
+    with pytest.raises(ModelIntegrityError, match=r"weights\.onnx"):
+        load_package(package).verified_weights()
+
+
+@pytest.mark.parametrize("source", ["../weights.onnx", "/etc/passwd", "a/../../weights.onnx", "C:/weights.onnx"])
+def test_a_path_that_leads_out_is_refused(package, source):
+    edit(package, lambda rdf: rdf["weights"]["onnx"].update(source=source))
+    with pytest.raises(ModelIntegrityError, match="leads out"):
+        load_package(package)
+
+
+def test_a_link_that_leads_out_is_refused(package, tmp_path):
+    outside = tmp_path / "elsewhere.onnx"
+    shutil.move(package / "weights.onnx", outside)
+    try:
+        (package / "weights.onnx").symlink_to(outside)
+    except OSError:
+        pytest.skip("this system does not let tests make links")
+    with pytest.raises(ModelIntegrityError, match="leads out"):
+        load_package(package)
+
+
+def test_custom_operators_are_refused_although_the_hash_fits(package):
+    # One more opset_import (field 8) of the domain my.ops; fields of a protobuf may be appended.
+    extra = b"\x42\x0a\x0a\x06my.ops\x10\x01"
+    weights = package / "weights.onnx"
+    weights.write_bytes(weights.read_bytes() + extra)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    edit(package, lambda rdf: rdf["weights"]["onnx"].update(sha256=digest))
+    with pytest.raises(ModelIntegrityError, match=r"my\.ops"):
+        load_package(package).verified_weights()
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "name: [unclosed", "name: atoms\n"])
+def test_an_incomplete_description_is_refused(package, text):
+    (package / "rdf.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"rdf\.yaml"):
+        load_package(package)
+
+
+def test_a_missing_entry_is_named(package):
+    edit(package, lambda rdf: rdf["config"]["spm"].pop("size_multiple"))
+    with pytest.raises(ModelError, match="size_multiple"):
+        load_package(package)
+
+
+def test_parameters_are_checked():
+    package = load_package(SHIPPED)
+    assert package.resolve(None) == {name: p.default for name, p in package.parameters.items()}
+    assert package.resolve({"filter_lower_bound": 0.5})["filter_lower_bound"] == 0.5
+    with pytest.raises(ParameterError, match="filter_lower_bound"):
+        package.resolve({"filter_lower_bound": 2.0})
+    with pytest.raises(ParameterError, match=r"'threshold'.*filter_lower_bound"):
+        package.resolve({"threshold": 0.5})
+
+
+def test_a_package_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_package(SHIPPED).name = "other"

@@ -1,0 +1,103 @@
+"""Providers are chosen explicitly and read back."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spm_runtime import session as module
+from spm_runtime.errors import DeviceError, ModelError, ModelIntegrityError
+from spm_runtime.models import load_package
+from spm_runtime.session import GpuCard, Session, card_problem, self_test, shared_session
+
+SHIPPED = Path(__file__).resolve().parents[2] / "exported_models" / "atoms"
+NO_GPU = not module.gpu_cards()
+
+
+@pytest.fixture(scope="module")
+def package():
+    return load_package(SHIPPED)
+
+
+def test_the_cpu_reproduces_the_test_tensors(package):
+    session = Session(package, "cpu")
+    assert session.provider == "CPUExecutionProvider"
+    assert self_test(session) <= package.tolerance
+
+
+def test_a_wrong_test_output_is_a_failure(package, tmp_path):
+    strict = dataclasses.replace(package, tolerance=0.0)
+    session = Session(strict, "cpu")
+    session.package = dataclasses.replace(package, tolerance=-1.0)
+    with pytest.raises(ModelIntegrityError, match="test outputs differ"):
+        self_test(session)
+
+
+@pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_without_a_card_cuda_fails_loudly(package, device):
+    with pytest.raises(DeviceError, match=r"--device cpu"):
+        Session(package, device)
+
+
+@pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+def test_require_gpu_fails_loudly(package):
+    with pytest.raises(DeviceError, match="GPU is required"):
+        Session(package, "auto", require_gpu=True)
+    with pytest.raises(DeviceError, match="GPU is required"):
+        Session(package, "cpu", require_gpu=True)
+
+
+@pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+def test_auto_without_a_card_is_the_cpu(package):
+    assert Session(package, "auto").provider == "CPUExecutionProvider"
+
+
+def test_a_card_that_does_not_load_is_never_silent(package, monkeypatch):
+    """A driver that reports a card, but CUDA libraries that do not load: auto says so, cuda refuses."""
+    monkeypatch.setattr(module, "gpu_cards", lambda: (GpuCard("Test", (8, 6), (13, 0)),))
+    monkeypatch.setitem(module._PROVIDERS, "cuda", "NoSuchExecutionProvider")
+    monkeypatch.setattr(module, "_load", lambda data, package, wanted, threads: _Fake())
+    session = Session(package, "auto")
+    assert "not used" in session.warnings[0]
+    with pytest.raises(DeviceError, match="NoSuchExecutionProvider did not load"):
+        Session(package, "cuda")
+    with pytest.raises(DeviceError):
+        Session(package, "auto", require_gpu=True)
+
+
+class _Fake:
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+
+
+def test_an_unknown_device_is_refused(package):
+    with pytest.raises(DeviceError, match="'gpu' is unknown"):
+        Session(package, "gpu")
+
+
+def test_a_wrong_input_is_an_error_of_ours(package):
+    with pytest.raises(ModelError, match="onnxruntime failed"):
+        Session(package, "cpu").run({"nonsense": np.zeros((1, 1, 16, 16), np.float32)})
+
+
+def test_sessions_are_loaded_once(package):
+    assert shared_session(package, "cpu") is shared_session(load_package(SHIPPED), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "built_for", "reason"),
+    [
+        ((7, 5), (13, 0), "13.0", None),
+        ((6, 1), (13, 0), "13.0", "too old for CUDA 13"),
+        ((7, 0), (12, 4), "13.0", "too old for CUDA 13"),
+        ((6, 1), (12, 4), "12.4", None),
+        ((8, 6), (12, 4), "13.0", "update the NVIDIA driver"),
+        ((8, 6), (12, 4), "none", "without CUDA"),
+        ((8, 6), (12, 4), "", "without CUDA"),
+    ],
+)
+def test_old_cards_and_old_drivers_are_named(capability, driver, built_for, reason):
+    problem = card_problem(GpuCard("Test card", capability, driver), built_for)
+    assert (problem is None) if reason is None else (reason in problem)
