@@ -95,7 +95,7 @@ def _read(path: Path) -> Iterator[Scan]:
                 "at least one image page",
                 "Spectra cannot be analysed: open the topography that was saved with them.",
             )
-        notes = (f"{skipped} pages that are no images (spectroscopy) are not read",) if skipped else ()
+        notes = (f"pages of spectroscopy that are not read: {skipped}",) if skipped else ()
         pages.sort(key=lambda page: (page.header["page_type"] != TOPOGRAPHIC, page.header["scan_type"]))
         names = distinct_names([(page.strings.get("label", ""), page.direction) for page in pages])
         modality = _modality(pages)

@@ -149,7 +149,7 @@ CONTROLLER_ROWS = [
     Row("stm/dI-dV_9K_ABC6_2020_07_02_08_50_47_967.sm4", scans=6, shape=(256, 256), pixel_size_nm=(0.00390625,) * 2,
         offset_nm=(16.3297056, -12.8140227), angle_deg=10.0, unit="m", modality="stm", channel="Topography",
         direction="forward", extremes=(-9.3228237574e-08, -9.2999648871e-08),
-        warnings=("2 pages that are no images",), picture=_graphite),
+        warnings=("spectroscopy that are not read: 2",), picture=_graphite),
     Row("stm/topo_ABC_Graphite-Sample5_9K_2021_08_13_19_11_10_065.sm4", scans=6, shape=(128, 128),
         pixel_size_nm=(0.5859375,) * 2, offset_nm=(46.8247414, -48.3634928), angle_deg=0.0, unit="m", modality="stm",
         channel="Topography", direction="forward", extremes=(-9.710096549e-08, -8.715151267e-08), picture=_trench),

@@ -119,7 +119,7 @@ def test_topography_forward_comes_first_and_names_are_distinct(tmp_path, surface
 def test_spectra_are_skipped_with_a_warning(tmp_path, surface):
     spectra = {"raw": surface, "data_type": 1, "label": "Current"}
     scan = open_scan(write(tmp_path, [spectra, {"raw": surface}, spectra]))
-    assert scan.warnings == ("2 pages that are no images (spectroscopy) are not read",)
+    assert scan.warnings == ("pages of spectroscopy that are not read: 2",)
     with pytest.raises(ScanError, match="no image"):
         open_scan(write(tmp_path, [spectra]))
 
