@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import lzma
 import pkgutil
 import struct
 import warnings
@@ -25,8 +26,8 @@ __all__ = ["Reader", "find_reader", "open_scan", "read_scans", "readers"]
 #: What a parser may raise on damaged bytes. Programming errors of our own (NameError, AssertionError of a library
 #: apart) are in it on purpose where third-party parsers raise them on bad files.
 PARSER_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError,
-    RecursionError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error,
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RecursionError,
+    RuntimeError, SyntaxError, TypeError, ValueError, lzma.LZMAError, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -63,10 +64,7 @@ def find_reader(path: Path | str) -> Reader:
             if reader.sniff(probe):
                 return reader
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ScanError(
-            path, f"cannot be opened ({reason})", "a readable file", "Check the path, the share and your permissions."
-        ) from error
+        raise _cannot_open(path, error) from error
     names = ", ".join(reader.name for reader in readers())
     raise UnknownFormatError(
         path,
@@ -96,12 +94,21 @@ def read_scans(path: Path | str) -> Iterator[Scan]:
     """
     path = Path(path)
     reader = find_reader(path)
-    scans = reader.read(path)
     count = 0
     try:
+        scans = reader.read(path)
         while (scan := _next_quietly(scans)) is not None:
             count += 1
             yield scan
+    except (FileNotFoundError, PermissionError) as error:  # gone or locked since it was recognised
+        raise _cannot_open(path, error) from error
+    except MemoryError as error:
+        raise ScanError(
+            path,
+            "an image that does not fit in the memory that is free",
+            "an image that does",
+            "Close other programs, or save a smaller region.",
+        ) from error
     except PARSER_ERRORS as error:
         raise CorruptScanError(
             path,
@@ -171,6 +178,13 @@ def _next_quietly(scans: Iterator[Scan]) -> Scan | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parsers warn about metadata in ways that no user can act on
         return next(scans, None)
+
+
+def _cannot_open(path: Path, error: OSError) -> ScanError:
+    reason = error.strerror or str(error)
+    return ScanError(
+        path, f"cannot be opened ({reason})", "a readable file", "Check the path, the share and your permissions."
+    )
 
 
 def _first_line(error: BaseException) -> str:

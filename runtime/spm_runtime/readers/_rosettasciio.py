@@ -83,7 +83,9 @@ def load(plugin: str, path: Path, format_name: str, read: Callable[[ModuleType],
         ) from error
 
 
-def images(path: Path, format_name: str, signals: Sequence[Signal], *, frames: int | None = None) -> Iterator[Scan]:
+def images(
+    path: Path, format_name: str, signals: Sequence[Signal], *, frames: int | None = None, big_endian: bool = False
+) -> Iterator[Scan]:
     """The images among the signals of a file, stacks frame by frame.
 
     Parameters
@@ -96,6 +98,8 @@ def images(path: Path, format_name: str, signals: Sequence[Signal], *, frames: i
         What `load` returned.
     frames
         Give at most so many frames of a stack: the rest was never measured.
+    big_endian
+        Whether the pixels begin with the highest byte, which the library does not heed.
 
     Yields
     ------
@@ -117,17 +121,18 @@ def images(path: Path, format_name: str, signals: Sequence[Signal], *, frames: i
         )
     names = unique_names(str(_general(signal).get("title", "")) for signal in chosen)
     for signal, name in zip(chosen, names, strict=True):
-        yield from _scans(path, signal, name, frames)
+        yield from _scans(path, signal, name, frames, big_endian)
 
 
-def _scans(path: Path, signal: Signal, name: str, frames: int | None) -> Iterator[Scan]:
+def _scans(path: Path, signal: Signal, name: str, frames: int | None, big_endian: bool) -> Iterator[Scan]:
     data, axes = signal["data"], signal["axes"]
     stack = data.shape[:-2]
     count = int(np.prod(stack, dtype=np.int64))
     check_frames(path, count)
     y, x = ((abs(float(axis["scale"])), str(axis["units"] or "")) for axis in axes[-2:])
     for frame in range(count if frames is None else min(count, frames)):
-        image, warnings = as_image(_pixels(data[np.unravel_index(frame, stack)] if stack else data))
+        pixels = _pixels(data[np.unravel_index(frame, stack)] if stack else data, big_endian)
+        image, warnings = as_image(pixels)
         image, missing = mark_missing_rows(image)
         yield Scan(
             image,
@@ -141,11 +146,12 @@ def _scans(path: Path, signal: Signal, name: str, frames: int | None) -> Iterato
         )
 
 
-def _pixels(part: Any) -> NDArray[Any]:
+def _pixels(part: Any, big_endian: bool) -> NDArray[Any]:
+    """The pixels of a NumPy or a Dask array, colours last."""
     array = np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
-    if array.dtype.names is None:
-        return array
-    return np.stack([array[name] for name in "RGB"], axis=-1)
+    if array.dtype.names is not None:
+        return np.stack([array[name] for name in "RGB"], axis=-1)
+    return array.view(array.dtype.newbyteorder(">")) if big_endian else array
 
 
 def _is_image(signal: Signal) -> bool:

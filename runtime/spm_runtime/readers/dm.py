@@ -72,7 +72,7 @@ def _read(path: Path) -> Iterator[Scan]:
     # The library maps the pixels into memory, which it cannot do for pictures in colour.
     lazy = not any(picture.data_type in COLOURS for picture in pictures)
     signals = load("digitalmicrograph", path, NAME, lambda module: module.file_reader(str(path), lazy=lazy))
-    yield from images(path, NAME, signals)
+    yield from images(path, NAME, signals, big_endian=walk.big_endian)
 
 
 def _check_image(path: Path, image: _Image) -> None:
@@ -107,6 +107,7 @@ class _Walk:
         self._size = file.seek(0, io.SEEK_END)
         self._order = "<"
         self._long = struct.Struct(">i")
+        self.big_endian = False
         self.images: dict[int, _Image] = {}
         self.thumbnails: set[int] = set()
 
@@ -117,7 +118,8 @@ class _Walk:
         if version == 4:
             self._long = struct.Struct(">q")
         self._integer()  # the size, which programs leave wrong
-        self._order = "<" if self._unpack(struct.Struct(">i")) else ">"
+        self.big_endian = not self._unpack(struct.Struct(">i"))
+        self._order = ">" if self.big_endian else "<"
         self._skip(2)
         self._tags(self._integer(), ())
 

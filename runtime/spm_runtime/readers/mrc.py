@@ -63,7 +63,7 @@ def _read(path: Path) -> Iterator[Scan]:
     )
     if header.mode == 0 and header.signed:  # the library takes bytes as unsigned
         signals = [{**signal, "data": signal["data"].view("int8")} for signal in signals]
-    for scan in images(path, NAME, signals):
+    for scan in images(path, NAME, signals, big_endian=header.big_endian):
         pixel = scan.pixel_size_nm
         if not header.calibrated:
             yield replace(scan, pixel_size_nm=None)

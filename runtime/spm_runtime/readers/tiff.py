@@ -131,16 +131,27 @@ def _check_page(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
         )
     check_numbers(path, page.dtype)
     size = tif.filehandle.size
-    spans = zip(page.dataoffsets, page.databytecounts, strict=False)
+    spans = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     stored = sum(max(min(offset + count, size) - offset, 0) for offset, count in spans)
     pixels = int(page.imagewidth) * int(page.imagelength)
     claimed = math.prod(page.shape) * page.dtype.itemsize
-    if page.compression == 1 and page.bitspersample in WHOLE_BITS:
-        there = size - page.dataoffsets[0] if page.is_contiguous else stored
-        check_claim(path, pixels=pixels, bytes_claimed=claimed, bytes_there=there)
     # A tile may be larger than the image, and is allocated whole.
     largest = max(claimed, math.prod(page.chunks) * page.dtype.itemsize)
-    check_compressed(path, pixels=pixels, bytes_claimed=largest, bytes_stored=stored or size)
+    if page.is_contiguous:  # written in one piece; the lengths of its strips do not matter
+        check_claim(path, pixels=pixels, bytes_claimed=claimed, bytes_there=size - page.dataoffsets[0])
+        return
+    if page.compression == 1 and page.bitspersample in WHOLE_BITS:
+        check_claim(path, pixels=pixels, bytes_claimed=claimed, bytes_there=stored)
+    check_compressed(path, pixels=pixels, bytes_claimed=largest, bytes_stored=stored)
+    there = sum(1 for offset, count in spans if count > 0 and offset + count <= size)
+    expected = math.prod(page.chunked)
+    if there < expected:  # the library would fill the rest with zeros
+        raise CorruptScanError(
+            path,
+            f"{there} strips or tiles of {expected}",
+            "all of them",
+            "The file is truncated or damaged: wait until it is saved, or copy it again.",
+        )
 
 
 def _images_in(path: Path, page: tifffile.TiffPage) -> int:
