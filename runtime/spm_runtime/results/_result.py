@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -118,3 +119,27 @@ class Result:
     def counts(self) -> dict[str, int]:
         """How many things were found, by kind."""
         return {} if self.atoms is None else {"atoms": len(self.atoms)}
+
+    def save(self, folder: Path | str, *, gwy: bool = False) -> Path:
+        """Write this result into a folder, as `spm_runtime.results.save_results` does for several tasks of a scan.
+
+        Parameters
+        ----------
+        folder
+            The folder; made when it is not there, and an earlier analysis in it is replaced.
+        gwy
+            Whether to write the scan and all maps into one Gwyddion file too.
+
+        Returns
+        -------
+        Path
+            ``result.json``, which exists only when everything else does.
+
+        Raises
+        ------
+        OSError
+            If the disk is full, or a file may not be written or replaced.
+        """
+        from spm_runtime.results._save import save_results  # it needs this module
+
+        return save_results(self.scan, [self], folder, gwy=gwy)

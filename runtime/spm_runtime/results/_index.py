@@ -1,0 +1,128 @@
+"""``index.html``: every scan with its picture, on one page that needs neither a server nor anything from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from spm_runtime._version import __version__
+
+__all__ = ["index_html"]
+
+#: Column prefix and letter of the two axes, height first.
+_AXES = (("height", "y"), ("width", "x"))
+
+_STYLE = """
+:root { color-scheme: light dark; --back: #f5f6f8; --card: #fff; --text: #1a1d21; --faint: #646c78; --line: #dfe3e8;
+  --bad: #b3261e; --bad-back: #fdeceb; --warn: #8a5a00; --warn-back: #fff5df; --link: #0b5cad; }
+@media (prefers-color-scheme: dark) { :root { --back: #14161a; --card: #1d2025; --text: #e8eaed; --faint: #9aa3af;
+  --line: #30353d; --bad: #ff8a80; --bad-back: #3a1d1d; --warn: #ffc65c; --warn-back: #33290f; --link: #7db8ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1680px; padding: 28px 24px 60px; background: var(--back); color: var(--text);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
+h1 { margin: 0; font-size: 26px; } h2 { margin: 36px 0 12px; font-size: 18px; }
+.counts { margin: 4px 0 0; color: var(--faint); } .counts b { color: var(--text); } .counts .bad { color: var(--bad); }
+.list { border: 1px solid var(--line); border-radius: 10px; background: var(--card); overflow: hidden; }
+.list > div { padding: 10px 16px; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.list > div:first-child { border-top: 0; }
+.failed { border-color: var(--bad); background: var(--bad-back); } .failed b { color: var(--bad); }
+.list p { margin: 2px 0 0; } pre { overflow-x: auto; font-size: 12px; } summary { cursor: pointer; color: var(--faint); }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 20px; }
+article { display: flex; flex-direction: column; border: 1px solid var(--line); border-radius: 10px;
+  background: var(--card); overflow: hidden; }
+article > a { display: block; background: #14161a; }
+img { display: block; width: 100%; height: 340px; object-fit: contain; }
+.words { display: flex; flex: 1; flex-direction: column; gap: 6px; padding: 12px 16px 14px; }
+h3 { margin: 0; font-size: 15px; overflow-wrap: anywhere; }
+.words p { margin: 0; overflow-wrap: anywhere; } .found b { font-size: 20px; } .faint { color: var(--faint); font-size: 13px; }
+.warn { padding: 6px 10px; border-radius: 6px; background: var(--warn-back); color: var(--warn); font-size: 13px; }
+.links { margin-top: auto !important; padding-top: 4px; font-size: 13px; } .links a { margin-right: 14px; }
+footer { margin-top: 40px; color: var(--faint); font-size: 13px; }
+"""
+
+
+def index_html(rows: Sequence[Mapping[str, str]], tracebacks: Sequence[str]) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    rows
+        Rows of ``summary.csv``, in order.
+    tracebacks
+        The traceback of each row, empty where there is none.
+
+    Returns
+    -------
+    str
+        HTML. Links are relative, so that the folder can be copied, and quoted, so that any file name works.
+    """
+    failed = [(row, trace) for row, trace in zip(rows, tracebacks, strict=True) if row["status"] == "failed"]
+    skipped = [row for row in rows if row["status"] == "skipped"]
+    done = [row for row in rows if row["status"] == "done"]
+    body = [
+        "<h1>Scans</h1>",
+        f'<p class="counts">{_counts(len(done), len(failed), len(skipped))} · <a href="summary.csv">summary.csv</a></p>',
+    ]
+    if failed:
+        body += [
+            "<h2>Failed</h2>",
+            '<div class="list failed">',
+            *(_failure(row, trace) for row, trace in failed),
+            "</div>",
+        ]
+    if done:
+        body += ["<h2>Done</h2>", '<div class="grid">', *map(_card, done), "</div>"]
+    if skipped:
+        body += ["<h2>Skipped</h2>", '<div class="list">', *(_failure(row, "") for row in skipped), "</div>"]
+    body.append(f"<footer>Adatom {escape(__version__)}</footer>")
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Scans: {len(done)} done, {len(failed)} failed</title><style>{_STYLE}</style>"
+    )
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _counts(done: int, failed: int, skipped: int) -> str:
+    words = [f"<b>{done}</b> done", f'<b class="bad">{failed}</b> failed' if failed else "none failed"]
+    if skipped:
+        words.append(f"<b>{skipped}</b> skipped")
+    return " · ".join(words)
+
+
+def _title(row: Mapping[str, str]) -> str:
+    frame = f", frame {row['frame']}" if row["frame"] else ""
+    return escape(row["scan"] + frame)
+
+
+def _failure(row: Mapping[str, str], trace: str) -> str:
+    details = f"<details><summary>Traceback</summary><pre>{escape(trace)}</pre></details>" if trace else ""
+    return f"<div><b>{_title(row)}</b><p>{escape(row['reason'])}</p>{details}</div>"
+
+
+def _card(row: Mapping[str, str]) -> str:
+    def link(file: str) -> str:
+        return escape(quote((PurePosixPath(row["folder"]) / file).as_posix()))
+
+    found = f"<b>{int(row['atoms']):,}</b> atoms" if row["atoms"] else escape(row["tasks"])
+    if row["spacing_nm"] or row["spacing_px"]:
+        spacing, unit = (row["spacing_nm"], "nm") if row["spacing_nm"] else (row["spacing_px"], "px")
+        found += f" · spacing {float(spacing):.3g} {unit}"
+    facts = [row["channel"], f"{row['width_px']} × {row['height_px']} px"]
+    if row["pixel_size_y_nm"]:
+        height, width = (float(row[f"{axis}_px"]) * float(row[f"pixel_size_{along}_nm"]) for axis, along in _AXES)
+        facts.append(f"{width:.3g} × {height:.3g} nm")
+    facts += [row["model"], row["provider"].removesuffix("ExecutionProvider"), f"{float(row['seconds']):.1f} s"]
+    warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in row["warnings"].split(" | ") if text)
+    files = [("picture", "overlay.png"), ("result.json", "result.json")]
+    if row["atoms"]:
+        files.insert(1, ("atoms.csv", "atoms.csv"))
+    links = "".join(f'<a href="{link(file)}">{escape(text)}</a>' for text, file in [*files, ("all files", "")])
+    return (
+        f'<article><a href="{link("overlay.png")}"><img loading="lazy" src="{link("overlay.png")}" alt="{_title(row)}"></a>'
+        f'<div class="words"><h3>{_title(row)}</h3><p class="found">{found}</p>'
+        f'<p class="faint">{escape(" · ".join(fact for fact in facts if fact))}</p>{warnings}'
+        f'<p class="links">{links}</p></div></article>'
+    )

@@ -1,0 +1,231 @@
+"""``overlay.png``: the levelled scan with everything that was found marked in it."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from spm_runtime.levelling import level_for_display
+from spm_runtime.results._result import Atoms, Result
+from spm_runtime.scan import Scan
+
+__all__ = ["draw_overlay"]
+
+#: A small scan is magnified by whole pixels until it is this wide, a large one reduced until its long side fits.
+MIN_WIDTH_PX, MAX_SIDE_PX = 1000, 4096
+
+#: Red for atoms as in the thesis' program (ATOM, section 4.6); further sublattices in colours that differ in lightness.
+ATOM_COLOURS = ((255, 59, 48), (64, 200, 255), (255, 214, 10), (90, 230, 110))
+MISSING_DARK, MISSING_LIGHT = (38, 58, 94), (74, 108, 168)
+FOOTER, TEXT, FAINT, AMBER = (20, 22, 26), (240, 242, 245), (160, 168, 180), (255, 190, 70)
+
+#: Samples per pixel and axis when a mark is drawn, and steps per pixel at which it is placed.
+SMOOTHING, PLACES = 8, 4
+
+FONT_PX = 20
+
+
+def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Image:
+    """The picture that a person looks at first.
+
+    The scan in grey, levelled for the eye; a ring with a centre dot on every atom, sized by the spacing; missing parts
+    hatched in blue; a scale bar when the scan is calibrated; below it the title, what was found and the first warning.
+
+    Parameters
+    ----------
+    scan
+        The scan.
+    results
+        What was found on it.
+    title
+        Name of the scan for people.
+
+    Returns
+    -------
+    Image.Image
+        RGB, at least `MIN_WIDTH_PX` wide unless the scan is very tall.
+    """
+    zoom = _zoom(scan.shape)
+    picture = _picture(scan, zoom)
+    for result in results:
+        if result.atoms is not None:
+            _mark_atoms(picture, result.atoms, _spacing_px(scan, result), zoom)
+    image = Image.fromarray(picture)
+    if scan.pixel_size_nm is not None:
+        _draw_scale_bar(image, scan.pixel_size_nm[1] / zoom)
+    return _with_footer(image, title, _summary(results), _warning(scan, results))
+
+
+def _zoom(shape: tuple[int, int]) -> float:
+    """Picture pixels per scan pixel: a whole number, or one over a whole number."""
+    height, width = shape
+    if max(height, width) > MAX_SIDE_PX:
+        return 1.0 / math.ceil(max(height, width) / MAX_SIDE_PX)
+    return float(max(1, min(math.ceil(MIN_WIDTH_PX / width), MAX_SIDE_PX // max(height, width))))
+
+
+def _picture(scan: Scan, zoom: float) -> NDArray[np.uint8]:
+    """The scan in grey with its missing parts hatched, ``(h, w, 3)``."""
+    size = (max(1, round(scan.shape[1] * zoom)), max(1, round(scan.shape[0] * zoom)))
+    grey = Image.fromarray(level_for_display(scan.image))
+    smooth = Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.BOX
+    picture = np.repeat(np.asarray(grey.resize(size, smooth))[:, :, None], 3, axis=2)
+    if not scan.valid.all():
+        missing = np.asarray(Image.fromarray(~scan.valid).resize(size, Image.Resampling.NEAREST))
+        y, x = np.nonzero(missing)
+        stripe = (x + y) % 16 < 3
+        picture[y, x] = np.where(stripe[:, None], MISSING_LIGHT, MISSING_DARK)
+    return picture
+
+
+def _spacing_px(scan: Scan, result: Result) -> float:
+    """The spacing that sizes the marks: the measured one, or that of as many atoms spread over the scan."""
+    spacing = result.quantities.get("spacing_px", math.nan)
+    if math.isfinite(spacing) and spacing > 0:
+        return spacing
+    atoms = 0 if result.atoms is None else len(result.atoms)
+    return math.sqrt(max(1, int(scan.valid.sum())) / max(1, atoms))
+
+
+def _mark_atoms(picture: NDArray[np.uint8], atoms: Atoms, spacing_px: float, zoom: float) -> None:
+    """Draw the atoms into the picture, in place."""
+    radius = float(np.clip(0.34 * spacing_px * zoom, 1.2, 26.0))
+    marks = _marks(radius)
+    reach = marks.shape[-1] // 2
+    cover = np.zeros((picture.shape[0] + 2 * reach, picture.shape[1] + 2 * reach), np.uint8)
+    for group, colour in enumerate(ATOM_COLOURS):
+        # Sublattices that were not assigned are red too; many sublattices share the colours in turn.
+        members = atoms.yx_px[np.maximum(atoms.sublattice, 0) % len(ATOM_COLOURS) == group]
+        if not len(members):
+            continue
+        cover[:] = 0
+        # A pixel centre of the scan lies in the middle of its magnified pixels.
+        places = np.rint(((members + 0.5) * zoom - 0.5) * PLACES).astype(int)
+        inside = np.all((places >= 0) & (places < np.array(picture.shape[:2]) * PLACES), axis=1)
+        for y, x in places[inside].tolist():
+            window = cover[y // PLACES : y // PLACES + 2 * reach + 1, x // PLACES : x // PLACES + 2 * reach + 1]
+            np.maximum(window, marks[y % PLACES, x % PLACES], out=window)
+        alpha = cover[reach : reach + picture.shape[0], reach : reach + picture.shape[1], None].astype(np.float32) / 255
+        picture[:] = np.rint(picture * (1 - alpha) + np.array(colour, np.float32) * alpha).astype(np.uint8)
+
+
+def _marks(radius: float) -> NDArray[np.uint8]:
+    """A ring with a centre dot at every sub-pixel place, ``(PLACES, PLACES, n, n)`` opacity; a mere dot when tiny."""
+    line = float(np.clip(0.14 * radius, 1.1, 2.6))
+    dot = float(np.clip(0.17 * radius, 1.0, 3.6))
+    reach = math.ceil(radius + line) + 1
+    axis = (np.arange((2 * reach + 1) * SMOOTHING) + 0.5) / SMOOTHING - 0.5 - reach
+    marks = np.empty((PLACES, PLACES, 2 * reach + 1, 2 * reach + 1), np.uint8)
+    for i in range(PLACES):
+        for j in range(PLACES):
+            away = np.hypot(axis[:, None] - i / PLACES, axis[None, :] - j / PLACES)
+            ink = away <= dot
+            if radius >= 4.0:  # a smaller ring would merge with its dot
+                ink |= np.abs(away - radius) <= line / 2
+            blocks = ink.reshape(2 * reach + 1, SMOOTHING, 2 * reach + 1, SMOOTHING)
+            marks[i, j] = np.rint(255 * blocks.mean(axis=(1, 3)))
+    return marks
+
+
+def _draw_scale_bar(image: Image.Image, nm_per_px: float) -> None:
+    """A bar of a round length, about a fifth of the width, at the bottom left."""
+    length_nm = _round_length(0.22 * image.width * nm_per_px)
+    length = round(length_nm / nm_per_px)
+    if length < 8:
+        return
+    label = f"{length_nm:g} nm"
+    font = ImageFont.load_default(FONT_PX)
+    pen = ImageDraw.Draw(image)
+    left, bottom = 24, image.height - 24
+    # An outline, not a panel behind it: nothing that was found is hidden.
+    pen.rectangle((left - 2, bottom - 9, left + length + 1, bottom + 2), fill=(0, 0, 0))
+    pen.rectangle((left, bottom - 7, left + length - 1, bottom), fill=(255, 255, 255))
+    pen.text(
+        (left, bottom - 17), label, font=font, fill=(255, 255, 255), anchor="ls", stroke_width=3, stroke_fill=(0, 0, 0)
+    )
+
+
+def _round_length(length: float) -> float:
+    """The largest of 1, 2, 5 × 10ⁿ that is not longer."""
+    decade = 10.0 ** math.floor(math.log10(length))
+    return next(step * decade for step in (5, 2, 1) if step * decade <= length or step == 1)
+
+
+def _with_footer(image: Image.Image, title: str, found: str, warning: str) -> Image.Image:
+    """The picture above one line of text, and a second one for a warning."""
+    line = FONT_PX + 12
+    rows = 2 if warning else 1
+    sheet = Image.new("RGB", (max(image.width, 640), image.height + rows * line + 8), FOOTER)
+    sheet.paste(image, ((sheet.width - image.width) // 2, 0))
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(FONT_PX)
+    base, margin = image.height + FONT_PX + 8, 16
+    room = sheet.width - 2 * margin
+    found = _shortened(pen, _latin(found), font, 0.62 * room)
+    name = _shortened(pen, _latin(title), font, room - pen.textlength(found, font) - 24)
+    pen.text((margin, base), name, font=font, fill=TEXT, anchor="ls")
+    pen.text((sheet.width - margin, base), found, font=font, fill=FAINT, anchor="rs")
+    if warning:
+        pen.text(
+            (margin, base + line), _shortened(pen, _latin(warning), font, room), font=font, fill=AMBER, anchor="ls"
+        )
+    return sheet
+
+
+def _summary(results: Sequence[Result]) -> str:
+    """What was found, and by which model."""
+    words = []
+    for result in results:
+        words += [f"{count:,} {kind}" for kind, count in result.counts.items()]
+        if "spacing_nm" in result.quantities and math.isfinite(result.quantities["spacing_nm"]):
+            words.append(f"spacing {result.quantities['spacing_nm']:.3g} nm")
+        elif "spacing_px" in result.quantities and math.isfinite(result.quantities["spacing_px"]):
+            words.append(f"spacing {result.quantities['spacing_px']:.3g} px")
+        words.append(f"{result.model.name}@{result.model.version}")
+    return "  ·  ".join(words)
+
+
+def _warning(scan: Scan, results: Sequence[Result]) -> str:
+    """The first warning, and how many there are besides."""
+    warnings = [*scan.warnings, *(warning for result in results for warning in result.warnings)]
+    if not warnings:
+        return ""
+    more = f" (+{len(warnings) - 1} more)" if len(warnings) > 1 else ""
+    return f"Warning{more}: {warnings[0]}"
+
+
+def _latin(text: str) -> str:
+    """The text in the characters that Pillow's own font has."""
+    for there, here in (
+        ("µ", "u"),
+        ("μ", "u"),
+        ("Å", "A"),
+        ("×", "x"),
+        ("–", "-"),
+        ("—", "-"),
+        ("−", "-"),
+        ("ß", "ss"),
+    ):
+        text = text.replace(there, here)
+    plain = unicodedata.normalize("NFKD", text)
+    return "".join(c if c in "·±…°" or " " <= c <= "~" else "?" for c in plain if not unicodedata.combining(c))
+
+
+def _shortened(
+    pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float
+) -> str:
+    """The text with its middle left out until it fits."""
+    if pen.textlength(text, font) <= room:
+        return text
+    keep = len(text)
+    while keep > 2:
+        keep -= 1
+        short = text[: (keep + 1) // 2].rstrip() + "…" + text[len(text) - keep // 2 :].lstrip()
+        if pen.textlength(short, font) <= room:
+            return short
+    return "…"

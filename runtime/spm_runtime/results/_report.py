@@ -1,0 +1,137 @@
+"""``summary.csv`` and ``index.html``: all scans of a folder of results at a glance."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+
+from spm_runtime.results._document import DOCUMENT
+from spm_runtime.results._files import encoded, printable, write_atomically
+from spm_runtime.results._index import index_html
+from spm_runtime.results._outcome import Outcome
+
+__all__ = ["INDEX", "SUMMARY", "SUMMARY_COLUMNS", "Report"]
+
+SUMMARY, INDEX = "summary.csv", "index.html"
+
+#: The columns of ``summary.csv``, in order.
+SUMMARY_COLUMNS = (
+    "scan", "frame", "status", "reason", "atoms", "spacing_nm", "spacing_px", "model", "provider", "seconds", "warnings",
+    "tasks", "channel", "modality", "height_px", "width_px", "pixel_size_y_nm", "pixel_size_x_nm", "sha256", "folder",
+)  # fmt: skip
+
+
+class Report:
+    """The rows of a folder of results, earlier runs included.
+
+    Parameters
+    ----------
+    folder
+        The folder of results. Rows of its ``summary.csv`` stay until the same scan comes again, so that scans analysed in
+        several runs stand in one index; those whose results were deleted are dropped.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._dirty = True
+        self._written_s = time.monotonic()
+        self._rows: dict[tuple[str, str], dict[str, str]] = {}
+        self._tracebacks: dict[tuple[str, str], str] = {}
+        for row in _earlier_rows(folder / SUMMARY):
+            if row["status"] != "done" or (folder / row["folder"] / DOCUMENT).is_file():
+                self._rows[row["scan"], row["frame"]] = row
+
+    def add(self, outcomes: list[Outcome]) -> None:
+        """Add all outcomes of one file in place of its earlier rows; a result that was there already keeps its row."""
+        earlier = {}
+        for name in {printable(outcome.name) for outcome in outcomes}:
+            for key in [key for key in self._rows if key[0] == name]:
+                earlier[key] = self._rows.pop(key)
+                self._tracebacks.pop(key, None)
+        for outcome in outcomes:
+            row = _row(outcome)
+            key = row["scan"], row["frame"]
+            kept = outcome.reused and earlier.get(key, {}).get("status") == "done"
+            self._rows[key] = earlier[key] if kept else row
+            self._dirty |= not kept
+            if outcome.traceback:
+                self._tracebacks[key] = outcome.traceback
+
+    def write(self, *, at_most_every_s: float = 0.0) -> None:
+        """Replace ``summary.csv`` and ``index.html``, each at once, if there is anything new.
+
+        Parameters
+        ----------
+        at_most_every_s
+            Do nothing when they were written less than this long ago: with thousands of scans it takes a moment.
+
+        Raises
+        ------
+        OSError
+            If the disk is full, or a file may not be replaced: on Windows, one that is open in another program.
+        """
+        if not self._dirty or time.monotonic() - self._written_s < at_most_every_s:
+            return
+        self._written_s = time.monotonic()  # before: a failed attempt is not repeated at once
+        self.folder.mkdir(parents=True, exist_ok=True)
+        keys = sorted(self._rows, key=lambda key: (key[0].casefold(), key[0], key[1].zfill(9)))
+        rows = [self._rows[key] for key in keys]
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, SUMMARY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.folder / SUMMARY, encoded(table.getvalue()))
+        page = index_html(rows, [self._tracebacks.get(key, "") for key in keys])
+        write_atomically(self.folder / INDEX, encoded(page))
+        self._dirty = False
+
+
+def _row(outcome: Outcome) -> dict[str, str]:
+    row = dict.fromkeys(SUMMARY_COLUMNS, "")
+    row |= {
+        "scan": printable(outcome.name),
+        "frame": "" if outcome.frame is None else str(outcome.frame),
+        "status": outcome.status,
+        "reason": printable(outcome.reason),
+        "seconds": f"{outcome.seconds:.3f}",
+        # With the bytes of an undecodable name kept: the folder has to be found again.
+        "folder": outcome.output,
+    }
+    if not outcome.document:
+        return row
+    scan, quantities = outcome.document["scan"], outcome.quantities
+    row |= {
+        "atoms": str(outcome.counts.get("atoms", "")),
+        "spacing_nm": _number(quantities.get("spacing_nm")),
+        "spacing_px": _number(quantities.get("spacing_px")),
+        "model": " ".join(outcome.models),
+        "provider": " ".join(outcome.providers),
+        "warnings": " | ".join(printable(warning) for warning in outcome.warnings),
+        "tasks": " ".join(outcome.document["tasks"]),
+        "channel": printable(scan["channel"]),
+        "modality": scan["modality"],
+        "height_px": str(scan["shape"][0]),
+        "width_px": str(scan["shape"][1]),
+        "sha256": scan["sha256"] or "",
+    }
+    if scan["pixel_size_nm"] is not None:
+        row["pixel_size_y_nm"], row["pixel_size_x_nm"] = map(_number, scan["pixel_size_nm"])
+    return row
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _earlier_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a ``summary.csv`` with these very columns; a table of another make is not continued."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            if tuple(table.fieldnames or ()) != SUMMARY_COLUMNS:
+                return []
+            return [row for row in table if None not in row.values() and None not in row]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []

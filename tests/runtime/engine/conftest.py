@@ -1,0 +1,81 @@
+"""A stand-in for the analysis, so that what the engine does with scans can be tested without a network."""
+
+import numpy as np
+import pytest
+import yaml
+
+from spm_runtime.errors import ModelError
+from spm_runtime.models import load_package
+from spm_runtime.results import Atoms, Map, Result
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A model package that is found by default; nothing but its description is ever read."""
+    tensor = {"test_tensor": {"source": "test.npy", "sha256": "0" * 64}}
+    limits = {"minimum": 0.01, "maximum": 1.0}
+    spm = {
+        "task": "atoms", "modalities": ["stm", "stem"], "size_multiple": 8, "halo_px": 8, "spacing_px": limits,
+        "pixel_size_nm": limits, "tolerance": 1e-4, "training": {}, "metrics": {}, "known_failures": [],
+        "parameters": {"threshold": {"default": 0.5, "minimum": 0.0, "maximum": 1.0, "description": "confidence"}},
+    }  # fmt: skip
+    rdf = {
+        "name": "atoms", "version": "1.0", "description": "a test", "config": {"spm": spm},
+        "weights": {"onnx": {"source": "weights.onnx", "sha256": "ab" * 32}},
+        "inputs": [{"id": "image", **tensor}], "outputs": [{"id": "confidence", **tensor}],
+    }  # fmt: skip
+    folder = tmp_path / "models" / "atoms"
+    folder.mkdir(parents=True)
+    (folder / "rdf.yaml").write_text(yaml.safe_dump(rdf), encoding="utf-8")
+    monkeypatch.setenv("SPM_MODELS", str(folder.parent))
+    return folder
+
+
+class FakeAnalysis:
+    """Finds one atom per image, and fails as the first pixel says."""
+
+    def __init__(self, package) -> None:
+        self.package = package
+        self.seen = []
+
+    def __call__(self, scan, task, *, model, device, require_gpu, params) -> Result:
+        self.seen.append(scan)
+        code = scan.image[0, 0]
+        if code == -1:
+            raise ModelError(f"{scan.path}: the model cannot do this")
+        if code == -2:
+            raise ZeroDivisionError("somebody's bug")
+        one = np.ones(1, np.float32)
+        atoms = Atoms(np.array([[1.0, 2.0]]), one, one, one, one, np.array([-1], np.int32))
+        loaded = load_package(self.package)
+        quantities = {"spacing_px": 4.0} | ({"spacing_nm": 4.0 * scan.pixel_size_nm[0]} if scan.pixel_size_nm else {})
+        confidence = Map("confidence", np.zeros(scan.shape, np.float32))
+        return Result(
+            scan, task, loaded.reference, "CPUExecutionProvider", loaded.resolve(params), {"all": 0.0}, atoms, (confidence,),
+            quantities, ("a fake",),
+        )  # fmt: skip
+
+    @property
+    def names(self):
+        return [scan.path.name for scan in self.seen]
+
+
+@pytest.fixture
+def fake(package):
+    return FakeAnalysis(package)
+
+
+@pytest.fixture
+def save_scan():
+    """Write a scan file; the first pixel tells the stand-in what to do."""
+
+    def save(path, code=0.0, *, value=1.0, shape=(24, 32)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.full(shape, value, np.float32)
+        image[::4, ::4] += 1
+        image[..., 0, 0] = code
+        with path.open("wb") as file:
+            np.save(file, image)
+        return path
+
+    return save

@@ -1,0 +1,279 @@
+import csv
+import hashlib
+import json
+import logging
+import os
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from spm_runtime import batch
+from spm_runtime.batch import Settings, process, run_batch
+from spm_runtime.discovery import Job
+from spm_runtime.errors import DeviceError, ModelError, ParameterError
+from spm_runtime.scan import Scan
+
+
+def rows_of(out):
+    with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
+        return {row["scan"] + (f"#{row['frame']}" if row["frame"] else ""): row for row in csv.DictReader(file)}
+
+
+def document_of(folder):
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def test_bad_files_do_not_end_a_batch(tmp_path, save_scan, fake, capsys, caplog):
+    data, out = tmp_path / "data", tmp_path / "out"
+    save_scan(data / "a.npy")
+    save_scan(data / "model.npy", -1)
+    save_scan(data / "bug.npy", -2)
+    save_scan(data / "sub" / "z.npy")
+    (data / "cut.npy").write_bytes((data / "a.npy").read_bytes()[:300])
+    (data / "notes.txt").write_text("hello", encoding="utf-8")
+    with caplog.at_level(logging.ERROR):
+        assert run_batch([data], out, Settings(), analyse=fake) == 3
+    rows = rows_of(out)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a.npy": "done", "bug.npy": "failed", "cut.npy": "failed", "model.npy": "failed", "sub/z.npy": "done",
+    }  # fmt: skip
+    assert "the model cannot do this" in rows["model.npy"]["reason"]
+    assert "ZeroDivisionError" in rows["bug.npy"]["reason"]
+    assert "cut.npy" in rows["cut.npy"]["reason"]
+    printed = capsys.readouterr().out
+    for name in rows:
+        assert sum(f" {name}:" in line for line in printed.splitlines()) == 1
+    assert "notes.txt" not in printed
+    assert "somebody's bug" in caplog.text
+    assert "Traceback" in caplog.text
+    assert "somebody&#x27;s bug" in (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_verbose_names_what_is_no_scan(tmp_path, fake, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("hello", encoding="utf-8")
+    assert run_batch([tmp_path / "data"], tmp_path / "out", Settings(), verbose=True, analyse=fake) == 0
+    printed = capsys.readouterr().out
+    assert "notes.txt" in printed
+    assert "no scans found" in printed
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
+def test_results_say_where_they_come_from_and_the_scan_is_untouched(tmp_path, save_scan, fake):
+    path = save_scan(tmp_path / "data" / "sub" / "a.npy")
+    content = path.read_bytes()
+    path.chmod(0o444)
+    before = path.stat()
+    run_batch([tmp_path / "data"], tmp_path / "out", Settings(), analyse=fake)
+    document = document_of(tmp_path / "out" / "sub" / "a.npy")
+    assert document["scan"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert document["scan"]["name"] == "sub/a.npy"
+    assert path.read_bytes() == content
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_every_frame_of_a_stack_has_its_own_folder(tmp_path, save_scan, fake):
+    save_scan(tmp_path / "s.npy", shape=(3, 24, 32))
+    run_batch([tmp_path / "s.npy"], tmp_path / "out", Settings(), analyse=fake)
+    frames = sorted(
+        path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("result.json")
+    )
+    assert frames == ["s.npy/frame-000", "s.npy/frame-001", "s.npy/frame-002"]
+    assert [document_of(tmp_path / "out" / frame)["scan"]["frame"] for frame in frames] == [0, 1, 2]
+    assert list(rows_of(tmp_path / "out")) == ["s.npy#0", "s.npy#1", "s.npy#2"]
+
+
+def test_one_bad_frame_leaves_the_others(tmp_path, save_scan, fake):
+    path = save_scan(tmp_path / "s.npy", shape=(3, 24, 32))
+    stack = np.load(path)
+    stack[1, 0, 0] = -1
+    np.save(path, stack)
+    assert run_batch([path], tmp_path / "out", Settings(), analyse=fake) == 1
+    assert [row["status"] for row in rows_of(tmp_path / "out").values()] == ["done", "failed", "done"]
+
+
+def test_the_users_pixel_size_replaces_the_files(tmp_path, save_scan, fake):
+    path = save_scan(tmp_path / "a.npy")
+    run_batch([path], tmp_path / "out", Settings(pixel_size_nm=0.05), analyse=fake)
+    assert fake.seen[0].pixel_size_nm == (0.05, 0.05)
+    assert rows_of(tmp_path / "out")["a.npy"]["spacing_nm"] == "0.2"
+    calibrated = Scan(np.ones((4, 4), np.float32), pixel_size_nm=(0.1, 0.2))
+    (warning,) = batch._calibrated(calibrated, 0.05).warnings
+    assert "0.05" in warning
+    assert "0.1 × 0.2" in warning
+    assert batch._calibrated(calibrated, None) is calibrated
+
+
+def test_a_channel_that_is_not_there_is_said(tmp_path, save_scan, fake):
+    save_scan(tmp_path / "a.npy")
+    assert run_batch([tmp_path / "a.npy"], tmp_path / "out", Settings(channel="Current"), analyse=fake) == 1
+    assert "Current" in rows_of(tmp_path / "out")["a.npy"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "status"), [("stm", "done"), ("stem", "done"), ("unknown", "done"), ("afm", "skipped")]
+)
+def test_the_modality_chooses_the_task(tmp_path, save_scan, fake, monkeypatch, modality, status):
+    path = save_scan(tmp_path / "a.npy")
+    scan = Scan(np.ones((8, 8), np.float32), modality=modality, path=path)
+    monkeypatch.setattr(batch, "open_scan", lambda *args, **kwargs: scan)
+    (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
+    assert outcome.status == status
+    if status == "skipped":
+        assert outcome.reason == "no task for AFM images yet; choose one with --task atoms"
+        (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(tasks=("atoms",)), analyse=fake)
+    assert outcome.counts == {"atoms": 1}
+
+
+@pytest.mark.parametrize(
+    ("facts", "word"),
+    [
+        ({"tasks": ("defects",)}, "defects"), ({"tasks": ("magic",)}, "magic"), ({"pixel_size_nm": -1.0}, "pixel"),
+        ({"pixel_size_nm": float("nan")}, "pixel"), ({"jobs": 0}, "jobs"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_met_are_refused(facts, word):
+    with pytest.raises(ParameterError, match=word):
+        Settings(**facts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "error"),
+    [
+        ({"params": {"treshold": 0.1}}, ParameterError),
+        ({"params": {"threshold": 7.0}}, ParameterError),
+        ({"model": "x"}, ModelError),
+    ],
+)
+def test_what_would_fail_for_every_scan_is_said_before_the_first(tmp_path, save_scan, fake, facts, error):
+    save_scan(tmp_path / "a.npy")
+    with pytest.raises(error):
+        run_batch([tmp_path / "a.npy"], tmp_path / "out", Settings(**facts), analyse=fake)
+    assert not fake.seen
+
+
+def test_a_device_that_does_not_run_is_raised_after_the_summary(tmp_path, save_scan, fake):
+    def analyse(scan, task, **options):
+        raise DeviceError("no GPU here")
+
+    save_scan(tmp_path / "a.npy")
+    with pytest.raises(DeviceError, match="no GPU here"):
+        run_batch([tmp_path / "a.npy"], tmp_path / "out", Settings(), analyse=analyse)
+    assert rows_of(tmp_path / "out")["a.npy"]["reason"] == "no GPU here"
+
+
+def test_a_file_that_changes_meanwhile_is_not_believed(tmp_path, save_scan, fake, monkeypatch):
+    path = save_scan(tmp_path / "a.npy")
+    real = batch.file_sha256
+
+    def slow(file):
+        digest = real(file)
+        save_scan(path, value=5.0, shape=(32, 32))
+        return digest
+
+    monkeypatch.setattr(batch, "file_sha256", slow)
+    (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
+    assert (outcome.status, outcome.error) == ("failed", "CorruptScanError")
+    assert "changed" in outcome.reason
+
+
+def test_a_full_disk_is_no_fault_of_the_program(tmp_path, save_scan, fake, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", "out/a.npy")
+
+    monkeypatch.setattr(batch, "save_results", full)
+    (outcome,) = process(Job(save_scan(tmp_path / "a.npy"), "a.npy"), tmp_path / "out", Settings(), analyse=fake)
+    assert "No space left" in outcome.reason
+    assert not outcome.traceback
+
+
+def test_an_interrupted_batch_leaves_a_summary(tmp_path, save_scan, fake):
+    save_scan(tmp_path / "data" / "a.npy")
+    save_scan(tmp_path / "data" / "b.npy")
+
+    def analyse(scan, task, **options):
+        if scan.path.name == "b.npy":
+            raise KeyboardInterrupt
+        return fake(scan, task, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch([tmp_path / "data"], tmp_path / "out", Settings(), analyse=analyse)
+    assert list(rows_of(tmp_path / "out")) == ["a.npy"]
+
+
+def test_results_that_are_there_are_kept_only_when_nothing_differs(tmp_path, save_scan, fake, package):
+    path = save_scan(tmp_path / "a.npy")
+
+    def again(settings=Settings(), skip_done=True):  # noqa: B008 - frozen
+        fake.seen.clear()
+        (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", settings, analyse=fake, skip_done=skip_done)
+        assert outcome.status == "done"
+        assert outcome.reused == (not fake.seen)
+        return outcome.reused
+
+    assert not again()
+    assert again()
+    assert not again(skip_done=False)
+    assert not again(Settings(params={"threshold": 0.25}))
+    assert again(Settings(params={"threshold": 0.25}))
+    assert not again(Settings(pixel_size_nm=0.1))
+    assert not again(Settings(gwy=True))
+    assert again(Settings(gwy=True))
+    (tmp_path / "out" / "a.npy" / "atoms.csv").unlink()
+    assert not again()
+    (package / "rdf.yaml").write_text(
+        (package / "rdf.yaml").read_text(encoding="utf-8").replace("ab" * 32, "cd" * 32), encoding="utf-8"
+    )
+    assert not again()
+    save_scan(path, value=3.0)
+    assert not again()
+    assert again()
+
+
+FAKE_IN_A_MODULE = """
+import os
+import numpy as np
+from spm_runtime.results import Atoms, ModelReference, Result
+
+def analyse(scan, task, *, model, device, require_gpu, params):
+    if scan.image[0, 0] == -3:
+        os._exit(13)  # as a crash of a library
+    one = np.ones(1, np.float32)
+    atoms = Atoms(np.array([[1.0, 2.0]]), one, one, one, one, np.array([-1], np.int32))
+    timings = {"all": 0.0}
+    quantities = {"process": float(os.getpid())}
+    return Result(scan, task, ModelReference("atoms", "1.0", "ab" * 32), "CPU", {}, timings, atoms, quantities=quantities)
+"""
+
+
+@pytest.fixture
+def importable(tmp_path, monkeypatch):
+    """A stand-in that other processes can import."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "fake_analysis_for_processes.py").write_text(
+        textwrap.dedent(FAKE_IN_A_MODULE), encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    import fake_analysis_for_processes
+
+    yield fake_analysis_for_processes.analyse
+    del sys.modules["fake_analysis_for_processes"]
+
+
+@pytest.mark.slow
+def test_several_processes_do_the_same_and_survive_a_crash(tmp_path, save_scan, package, importable):
+    for index in range(5):
+        save_scan(tmp_path / "data" / f"{index}.npy", -3 if index == 1 else 0)
+    (tmp_path / "data" / "cut.npy").write_bytes(b"\x93NUMPY")
+    assert run_batch([tmp_path / "data"], tmp_path / "out", Settings(jobs=2), analyse=importable) == 2
+    rows = rows_of(tmp_path / "out")
+    assert {name for name, row in rows.items() if row["status"] == "failed"} == {"1.npy", "cut.npy"}
+    assert "died" in rows["1.npy"]["reason"]
+    pids = {
+        document_of(tmp_path / "out" / name)["tasks"]["atoms"]["quantities"]["process"]
+        for name, row in rows.items()
+        if row["status"] == "done"
+    }
+    assert os.getpid() not in pids

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from spm_runtime.results import Atoms, Map, ModelReference, Result
+from spm_runtime.scan import Scan
+
+
+@pytest.fixture
+def make_scan():
+    def make(shape=(48, 64), **facts):
+        y, x = np.mgrid[: shape[0], : shape[1]]
+        image = np.cos(2 * np.pi * y / 8) * np.cos(2 * np.pi * x / 8) + 0.01 * y
+        facts = {"unit": "m", "pixel_size_nm": (0.02, 0.03), "modality": "stm", "channel": "Z", **facts}
+        return Scan(facts.pop("image", image.astype(np.float32)), **facts)
+
+    return make
+
+
+@pytest.fixture
+def make_atoms():
+    def make(yx, *, sublattice=None, std=0.05, width=1.5):
+        yx = np.asarray(yx, dtype=np.float64).reshape(-1, 2)
+        n = len(yx)
+        return Atoms(
+            yx_px=yx,
+            score=np.linspace(0.99, 0.5, n).astype(np.float32),
+            position_std_px=np.full(n, std, np.float32),
+            width_px=np.full(n, width, np.float32),
+            intensity=np.full(n, 1.25e-11, np.float32),
+            sublattice=np.full(n, -1, np.int32) if sublattice is None else np.asarray(sublattice, np.int32),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_result(make_atoms):
+    def make(scan, yx=((8.0, 8.0), (16.25, 24.5)), **facts):
+        atoms = facts.pop("atoms") if "atoms" in facts else make_atoms(yx, sublattice=facts.pop("sublattice", None))
+        return Result(
+            scan,
+            facts.pop("task", "atoms"),
+            ModelReference("atoms", "1.2", "ab" * 32),
+            "CPUExecutionProvider",
+            {"threshold": 0.4, "window": 5},
+            {"network": 0.02, "peaks": 0.004},
+            atoms=atoms,
+            maps=facts.pop("maps", (Map("confidence", np.where(scan.valid, 0.5, np.nan).astype(np.float32)),)),
+            quantities=facts.pop("quantities", {"spacing_px": 8.0, "order": float("nan")}),
+            warnings=facts.pop("warnings", ()),
+        )
+
+    return make

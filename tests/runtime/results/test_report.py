@@ -1,0 +1,148 @@
+import csv
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+
+from spm_runtime.results import read_document, save_results
+from spm_runtime.results._outcome import Outcome
+from spm_runtime.results._report import SUMMARY_COLUMNS, Report
+
+NAMES = ["a.sxm", "day 1/100 % #3?.sxm", "Prüfung/中文 & <b>.sxm", "javascript:alert(1).sxm", 'quote".tif', "a;b,c.gwy"]
+
+
+class Page(HTMLParser):
+    def __init__(self, text) -> None:
+        super().__init__()
+        self.links, self.tags, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in {"href", "src"}]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def finish(make_scan, make_result):
+    def save(folder, name, *, frame=None, **facts):
+        scan = make_scan(frame=frame, warnings=facts.pop("scan_warnings", ()))
+        output = name if frame is None else f"{name}/frame-{frame:03d}"
+        save_results(scan, [make_result(scan, **facts)], folder / output, source_name=name, source_sha256="cd" * 32)
+        return Outcome(name, output, "done", frame=frame, seconds=1.5, document=read_document(folder / output))
+
+    return save
+
+
+def rows_of(folder):
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def failure(name, reason="damaged", **facts):
+    return Outcome(name, name, "failed", reason=reason, error="CorruptScanError", **facts)
+
+
+def test_one_row_per_scan_failed_ones_included(tmp_path, finish):
+    report = Report(tmp_path)
+    report.add([finish(tmp_path, "b.sxm", scan_warnings=("w1",), warnings=("w2",))])
+    report.add([failure("a.sxm", "a.sxm: cut,\noff")])
+    report.add([Outcome("c.gwy", "c.gwy", "skipped", reason="no task for AFM images yet")])
+    report.write()
+    first, second, third = rows_of(tmp_path)
+    assert tuple(first) == SUMMARY_COLUMNS
+    assert (first["scan"], first["status"], first["reason"], first["atoms"]) == (
+        "a.sxm",
+        "failed",
+        "a.sxm: cut, off",
+        "",
+    )
+    assert (second["scan"], second["status"], second["atoms"], second["spacing_px"]) == ("b.sxm", "done", "2", "8")
+    assert (second["model"], second["provider"], second["seconds"]) == ("atoms@1.2", "CPUExecutionProvider", "1.500")
+    assert (second["warnings"], second["pixel_size_y_nm"], second["sha256"]) == ("w1 | w2", "0.02", "cd" * 32)
+    assert third["status"] == "skipped"
+
+
+def test_links_work_and_text_is_escaped_for_any_name(tmp_path, finish):
+    report = Report(tmp_path)
+    for name in NAMES:
+        report.add([finish(tmp_path, name)])
+    report.add([failure("<script>alert(1)</script>", traceback="</pre><script>")])
+    report.write()
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
+    for link in page.links:
+        assert not re.match(r"[a-zA-Z]+:|/", link), link
+        assert (tmp_path / unquote(link)).exists(), link
+    for name in NAMES:
+        assert name in page.text
+    assert "script" not in page.tags
+    assert page.tags.count("img") == len(NAMES)
+    assert text.index("alert(1)") < text.index("<article")  # failures first
+
+
+def test_frames_of_a_stack_have_a_row_each(tmp_path, finish):
+    report = Report(tmp_path)
+    report.add([finish(tmp_path, "s.ser", frame=frame) for frame in (0, 1, 10, 2)])
+    report.write()
+    assert [row["frame"] for row in rows_of(tmp_path)] == ["0", "1", "2", "10"]
+    report.add([failure("s.ser")])
+    report.write()
+    assert [row["status"] for row in rows_of(tmp_path)] == ["failed"]
+
+
+def test_scans_of_earlier_runs_stay_while_their_results_do(tmp_path, finish):
+    first = Report(tmp_path)
+    first.add([finish(tmp_path, "kept.sxm")])
+    first.add([finish(tmp_path, "deleted.sxm")])
+    first.add([failure("failed.sxm")])
+    first.write()
+    (tmp_path / "deleted.sxm" / "result.json").unlink()
+    second = Report(tmp_path)
+    second.add([finish(tmp_path, "new.sxm")])
+    second.write()
+    assert [row["scan"] for row in rows_of(tmp_path)] == ["failed.sxm", "kept.sxm", "new.sxm"]
+
+
+def test_a_result_that_was_there_keeps_its_row(tmp_path, finish):
+    done = finish(tmp_path, "a.sxm")
+    report = Report(tmp_path)
+    report.add([done])
+    report.write()
+    again = Report(tmp_path)
+    again.add([Outcome("a.sxm", "a.sxm", "done", document=done.document, reused=True)])
+    again.write()
+    assert rows_of(tmp_path)[0]["seconds"] == "1.500"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a;b\n1;2\n", b"\xff\xfe\x00", (",".join(SUMMARY_COLUMNS) + "\nx\n").encode()]
+)
+def test_a_table_of_another_make_is_not_continued(tmp_path, finish, content):
+    (tmp_path / "summary.csv").write_bytes(content)
+    report = Report(tmp_path)
+    report.add([finish(tmp_path, "a.sxm")])
+    report.write()
+    assert [row["scan"] for row in rows_of(tmp_path)] == ["a.sxm"]
+
+
+def test_nothing_new_is_not_written(tmp_path, finish):
+    report = Report(tmp_path)
+    report.add([finish(tmp_path, "a.sxm")])
+    report.write(at_most_every_s=1e9)
+    assert not (tmp_path / "summary.csv").exists()
+    report.write()
+    (tmp_path / "summary.csv").unlink()
+    report.write()
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_undecodable_names_do_not_stop_the_report(tmp_path):
+    report = Report(tmp_path)
+    report.add([failure("caf\udce9.sxm", "caf\udce9.sxm: damaged")])
+    report.write()
+    assert rows_of(tmp_path)[0]["scan"] == "caf\\udce9.sxm"
+    (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -1,0 +1,215 @@
+import importlib.resources
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spm_runtime.results import Map, read_document, save_results
+from spm_runtime.results import _save as save_module
+from spm_runtime.results._document import parameters_sha256
+
+SCHEMA = json.loads(importlib.resources.files("spm_runtime.results").joinpath("result.schema.json").read_text("utf-8"))
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
+NOTES = {"$schema", "$defs", "title", "description"}
+
+
+def has_type(value, names):
+    names = [names] if isinstance(names, str) else names
+    return any(isinstance(value, TYPES[n]) and (n == "boolean" or not isinstance(value, bool)) for n in names)
+
+
+def problems(value, schema, at="$"):
+    """What JSON Schema 2020-12 objects to, for the keywords that our schema uses; any other keyword is an error."""
+    checks = {
+        "type": lambda s: has_type(value, s),
+        "const": lambda s: value == s,
+        "enum": lambda s: value in s,
+        "required": lambda s: set(s) <= set(value),
+        "minProperties": lambda s: len(value) >= s,
+        "minItems": lambda s: not isinstance(value, list) or len(value) >= s,
+        "maxItems": lambda s: not isinstance(value, list) or len(value) <= s,
+        "minLength": lambda s: len(value) >= s,
+        "pattern": lambda s: re.search(s, value) is not None,
+        "minimum": lambda s: value is None or value >= s,
+        "maximum": lambda s: value <= s,
+        "exclusiveMinimum": lambda s: value > s,
+        "anyOf": lambda s: any(not list(problems(value, option, at)) for option in s),
+    }
+    for keyword, rule in schema.items():
+        if keyword in checks:
+            if not checks[keyword](rule):
+                yield f"{at}: {value!r} violates {keyword} {rule!r}"
+                return
+        elif keyword == "$ref":
+            yield from problems(value, SCHEMA["$defs"][rule.removeprefix("#/$defs/")], at)
+        elif keyword == "properties":
+            for name in set(rule) & set(value):
+                yield from problems(value[name], rule[name], f"{at}.{name}")
+        elif keyword == "propertyNames":
+            for name in value:
+                yield from problems(name, rule, f"{at}.{name}")
+        elif keyword == "additionalProperties":
+            for name in set(value) - set(schema.get("properties", {})):
+                yield from (
+                    [f"{at}.{name}: not foreseen"] if rule is False else problems(value[name], rule, f"{at}.{name}")
+                )
+        elif keyword == "items":
+            for index, item in enumerate(value or []):
+                yield from problems(item, rule, f"{at}[{index}]")
+        else:
+            assert keyword in NOTES, f"the check does not know the keyword {keyword}"
+
+
+def saved(folder):
+    document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert list(problems(document, SCHEMA)) == []
+    return document
+
+
+def test_a_result_saves_itself(tmp_path, make_scan, make_result):
+    assert make_result(make_scan()).save(tmp_path / "out") == tmp_path / "out" / "result.json"
+    document = saved(tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"result.json", "atoms.csv", "atoms.xyz", "confidence.tif", "overlay.png"}
+    assert document["files"] == ["overlay.png"]
+    assert set(document["tasks"]["atoms"]["files"]) == names - {"result.json", "overlay.png"}
+
+
+def test_the_document_says_what_was_done(tmp_path, make_scan, make_result):
+    scan = make_scan(warnings=("a",), direction="forward", offset_nm=(1.0, 2.0), angle_deg=30.0)
+    result = make_result(scan, warnings=("b",))
+    save_results(scan, [result], tmp_path, source_sha256="cd" * 32, source_name="day 1/a.sxm")
+    document = saved(tmp_path)
+    scan_facts, task = document["scan"], document["tasks"]["atoms"]
+    assert (scan_facts["name"], scan_facts["sha256"], scan_facts["file"]) == ("day 1/a.sxm", "cd" * 32, None)
+    assert (scan_facts["shape"], scan_facts["pixel_size_nm"], scan_facts["unit"]) == ([48, 64], [0.02, 0.03], "m")
+    assert (scan_facts["offset_nm"], scan_facts["angle_deg"], scan_facts["warnings"]) == ([1, 2], 30, ["a"])
+    assert task["model"] == {"name": "atoms", "version": "1.2", "sha256": "ab" * 32}
+    assert task["parameters_sha256"] == parameters_sha256({"window": 5, "threshold": 0.4})
+    assert (task["counts"], task["quantities"]) == ({"atoms": 2}, {"spacing_px": 8.0, "order": None})
+    assert (task["timings_s"], task["warnings"]) == ({"network": 0.02, "peaks": 0.004}, ["b"])
+
+
+def test_the_scans_file_is_hashed_and_its_folder_is_not_told(tmp_path, make_scan, make_result):
+    source = tmp_path / "secret project" / "a.sxm"
+    source.parent.mkdir()
+    source.write_bytes(b"abc")
+    make_result(make_scan(path=source)).save(tmp_path / "out")
+    document = saved(tmp_path / "out")
+    assert document["scan"]["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (document["scan"]["file"], document["scan"]["name"]) == ("a.sxm", "a.sxm")
+    assert "secret" not in (tmp_path / "out" / "result.json").read_text(encoding="utf-8")
+    assert source.read_bytes() == b"abc"
+
+
+def test_uncalibrated_scans_say_why_there_is_no_xyz(tmp_path, make_scan, make_result):
+    make_result(make_scan(pixel_size_nm=None)).save(tmp_path)
+    document = saved(tmp_path)
+    assert not (tmp_path / "atoms.xyz").exists()
+    assert document["scan"]["pixel_size_nm"] is None
+    (warning,) = document["tasks"]["atoms"]["warnings"]
+    assert "atoms.xyz" in warning
+    assert "--pixel-size-nm" in warning
+
+
+def test_several_tasks_share_a_folder(tmp_path, make_scan, make_result):
+    scan = make_scan()
+    other = make_result(scan, task="denoise", atoms=None, maps=(Map("denoised", scan.image, "m"),))
+    save_results(scan, [make_result(scan), other], tmp_path, gwy=True, source_name="b.sxm")
+    document = saved(tmp_path)
+    assert set(document["tasks"]) == {"atoms", "denoise"}
+    assert "denoised.tif" in document["tasks"]["denoise"]["files"]
+    assert document["files"] == ["overlay.png", "scan.gwy"]
+
+
+def test_an_analysis_replaces_the_earlier_one(tmp_path, make_scan, make_result):
+    make_result(make_scan()).save(tmp_path)
+    (tmp_path / "my notes.txt").write_text("kept", encoding="utf-8")
+    make_result(make_scan(pixel_size_nm=None), maps=()).save(tmp_path)
+    saved(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", "atoms.csv", "overlay.png", "my notes.txt"}
+
+
+def test_an_earlier_document_never_leads_out_of_its_folder(tmp_path, make_scan, make_result):
+    (tmp_path / "precious.txt").write_text("kept", encoding="utf-8")
+    folder = tmp_path / "out"
+    make_result(make_scan()).save(folder)
+    document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    document["files"] += ["../precious.txt", str(tmp_path / "precious.txt"), "..", ""]
+    (folder / "result.json").write_text(json.dumps(document), encoding="utf-8")
+    make_result(make_scan()).save(folder)
+    assert (tmp_path / "precious.txt").read_text(encoding="utf-8") == "kept"
+
+
+def test_a_failure_while_writing_leaves_the_earlier_analysis_whole(tmp_path, make_scan, make_result, monkeypatch):
+    make_result(make_scan()).save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(save_module, "draw_overlay", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_result(make_scan(), [(1, 1)]).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_a_failure_while_moving_leaves_no_result_json(tmp_path, make_scan, make_result, monkeypatch, moves):
+    make_result(make_scan()).save(tmp_path)
+    real, done = Path.replace, []
+
+    def replace(self, target):
+        if len(done) == moves:
+            raise PermissionError(13, "open in another program", str(target))
+        done.append(target)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(PermissionError):
+        make_result(make_scan()).save(tmp_path)
+    assert read_document(tmp_path) is None
+    assert not list(tmp_path.glob(".partial*"))
+    monkeypatch.undo()
+    make_result(make_scan()).save(tmp_path)
+    saved(tmp_path)
+
+
+def test_result_json_comes_last(tmp_path, make_scan, make_result, monkeypatch):
+    order = []
+    real = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: (order.append(Path(target).name), real(self, target))[1])
+    make_result(make_scan()).save(tmp_path)
+    assert order[-1] == "result.json"
+    assert len(order) == 5
+
+
+def test_mistakes_of_a_pipeline_are_refused(tmp_path, make_scan, make_result):
+    scan = make_scan()
+    wrong = Map("confidence", np.zeros((3, 3), np.float32))
+    twice = [make_result(scan), make_result(scan, task="denoise", maps=())]
+    for results in ([], [make_result(scan)] * 2, twice, [make_result(scan, maps=(wrong,))]):
+        with pytest.raises(ValueError, match=r"got|shape"):
+            save_results(scan, results, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 99}', "null"])
+def test_a_document_that_is_not_whole_is_none(tmp_path, content):
+    (tmp_path / "result.json").write_text(content, encoding="utf-8")
+    assert read_document(tmp_path) is None
+
+
+def test_the_parameters_hash_ignores_order_only():
+    assert parameters_sha256({"a": 1.0, "b": True}) == parameters_sha256({"b": True, "a": 1.0})
+    assert parameters_sha256({"a": 1.0}) != parameters_sha256({"a": 1.5})
