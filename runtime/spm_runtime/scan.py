@@ -19,8 +19,8 @@ Direction = Literal["forward", "backward"]
 #: Nanometres per unit, for the units that instruments write. The empty unit is not a length.
 NM_PER_UNIT: Mapping[str, float] = MappingProxyType(
     {
-        "m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "nm": 1.0, "n_m": 1.0, "pm": 1e-3,
-        "a": 0.1, "å": 0.1, "angstrom": 0.1, "ang": 0.1,
+        "m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "~m": 1e3,
+        "nm": 1.0, "n_m": 1.0, "pm": 1e-3, "a": 0.1, "å": 0.1, "angstrom": 0.1, "ang": 0.1,
     }
 )  # fmt: skip
 
@@ -33,14 +33,14 @@ def to_nm(value: float, unit: str) -> float | None:
     value
         The length.
     unit
-        Its unit as an instrument wrote it: ``m``, ``nm``, ``n_m``, ``Å``, ``~m`` …
+        Its unit as an instrument wrote it: ``m``, ``nm``, ``n_m``, ``Å``, ``~m`` (how NanoScope writes µm) …
 
     Returns
     -------
     float or None
         The length in nanometres; None where the unit is empty or no length, or the value is not finite and positive.
     """
-    factor = NM_PER_UNIT.get(unit.strip().strip("~").casefold())
+    factor = NM_PER_UNIT.get(unit.strip().casefold())
     if factor is None or not np.isfinite(value) or value <= 0:
         return None
     return float(value) * factor

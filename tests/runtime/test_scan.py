@@ -9,7 +9,7 @@ from spm_runtime.scan import Scan, mark_missing_rows, to_nm
 @pytest.mark.parametrize(
     ("value", "unit", "expected"),
     [
-        (1e-9, "m", 1.0), (2.5, "nm", 2.5), (3.0, "n_m", 3.0), (1.0, "Å", 0.1), (1.0, "A", 0.1), (2.0, "~m", 2e9),
+        (1e-9, "m", 1.0), (2.5, "nm", 2.5), (3.0, "n_m", 3.0), (1.0, "Å", 0.1), (1.0, "A", 0.1), (2.0, "~m", 2e3),
         (1.0, "µm", 1e3), (1.0, "\u03bcm", 1e3), (1.0, "um", 1e3), (5.0, "pm", 5e-3), (1.0, " nm ", 1.0),
         (1.0, "", None), (1.0, "V", None), (0.0, "nm", None), (-1.0, "nm", None), (float("nan"), "nm", None),
     ],

@@ -7,14 +7,15 @@ never sees the same image twice. Noise is stated by the matched-filter detectabi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from skimage.transform import resize
 
 from spm_training.simulate.lattices import ARRANGEMENTS, Sites, nearest_neighbour_distances
 
@@ -92,7 +93,7 @@ def simulate_columns(
     *,
     shape: tuple[int, int],
     families: Sequence[str] | None = None,
-    spacing_px: tuple[float, float] = (3.5, 32.0),
+    spacing_px: tuple[float, float] = (2.5, 36.0),
     detectability: tuple[float, float] = (3.5, 60.0),
 ) -> Scene:
     """Draw one scene.
@@ -106,7 +107,8 @@ def simulate_columns(
     families
         Names out of `FAMILIES`; all when None.
     spacing_px
-        Range of the spacing, drawn log-uniformly.
+        Range of the spacing. Its logarithm is drawn from a beta(2, 2) distribution: most often near the geometric middle,
+        where a pipeline brings an image before it looks for atoms, and less often at the ends.
     detectability
         Range of d′, drawn log-uniformly.
 
@@ -124,9 +126,23 @@ def simulate_columns(
     if unknown:
         raise ValueError(f"unknown families {unknown}; expected some of {list(FAMILIES)}")
     family = names[int(rng.integers(len(names)))]
+    low, high = np.log(spacing_px)
+    spacing = float(np.exp(low + (high - low) * rng.beta(2, 2)))
+    d_prime = float(np.exp(rng.uniform(*np.log(detectability))))
+    # One image in six was sampled coarsely and enlarged, as the pipeline does with narrow spacings.
+    factor = float(rng.uniform(1.5, 4.0)) if rng.random() < 1 / 6 else 1.0
+    factor = max(1.0, min(factor, spacing / 2.3))
+    if factor < 1.2:
+        return _simulate(rng, family, shape, spacing, d_prime)
+    coarse_shape = (int(np.ceil(shape[0] / factor)) + 2, int(np.ceil(shape[1] / factor)) + 2)
+    return _enlarge(_simulate(rng, family, coarse_shape, spacing / factor, d_prime), shape, spacing)
+
+
+def _simulate(rng: np.random.Generator, family: str, shape: tuple[int, int], spacing: float, d_prime: float) -> Scene:
+    """Draw a scene of a given family, spacing in pixels and detectability."""
     stm = family == "si111-7x7" or (family not in ("dumbbell", "dichalcogenide") and rng.random() < 0.4)
-    spacing = float(np.exp(rng.uniform(*np.log(spacing_px))))
-    width = max(spacing * (rng.uniform(0.22, 0.36) if stm else rng.uniform(0.13, 0.28)), 0.8)
+    # A pixel and the microscope's resolution bound the width from below.
+    width = max(spacing * (rng.uniform(0.22, 0.42) if stm else rng.uniform(0.13, 0.28)), 0.7)
 
     columns, holes = _place(rng, family, shape, spacing)
     columns, vacancies = _disorder(rng, columns, shape, spacing)
@@ -145,8 +161,6 @@ def simulate_columns(
     cover = _adsorbates(rng, shape, spacing, tall=stm)
     image += cover
     image += _background(rng, shape, spacing)
-
-    d_prime = float(np.exp(rng.uniform(*np.log(detectability))))
     noise = float(np.sqrt(np.pi) * width / d_prime)
     image = _disturb(rng, image, noise, stm=stm, spacing=spacing)
 
@@ -167,6 +181,27 @@ def simulate_columns(
     )
 
 
+def _enlarge(scene: Scene, shape: tuple[int, int], spacing: float) -> Scene:
+    """Interpolate a coarse scene to a wider spacing and cut it to shape."""
+    factor = spacing / scene.spacing_px
+    size = tuple(round(n * factor) for n in scene.image.shape)
+    image = resize(  # type: ignore[no-untyped-call]
+        scene.image, size, order=3, mode="reflect", anti_aliasing=False, preserve_range=True, clip=False
+    )
+    true_factor = np.asarray(size) / np.asarray(scene.image.shape)
+    yx = (scene.yx_px + 0.5) * true_factor - 0.5
+    inside = np.all((yx >= -0.5) & (yx < np.asarray(shape) - 0.5), axis=1)
+    return replace(
+        scene,
+        image=np.ascontiguousarray(image[: shape[0], : shape[1]], dtype=np.float32),
+        yx_px=yx[inside],
+        required=scene.required[inside],
+        sublattice=scene.sublattice[inside],
+        spacing_px=spacing,
+        width_px=scene.width_px * factor,
+    )
+
+
 def _place(
     rng: np.random.Generator, family: str, shape: tuple[int, int], spacing: float
 ) -> tuple[_Columns, NDArray[np.float64]]:
@@ -182,7 +217,7 @@ def _place(
 
     def put(yx: NDArray[np.float64], angle: float, shift: NDArray[np.float64]) -> NDArray[np.float64]:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        return (yx / unit * spacing) @ turn.T @ shear.T + shift
+        return np.asarray((yx / unit * spacing) @ turn.T @ shear.T + shift)
 
     shear = np.eye(2) + rng.uniform(-0.04, 0.04, (2, 2))
     centre = (np.asarray(shape) - 1) / 2
@@ -191,12 +226,22 @@ def _place(
     columns = _Columns(put(sites.yx, angle, shift), sites.height.copy(), sites.sublattice)
     holes = put(sites.holes, angle, shift)
     if family != "isolated" and rng.random() < 0.12:
-        columns, holes = _second_grain(rng, sites, columns, holes, put, centre, spacing, shape)
+        columns, holes = _second_grain(rng, sites, columns, holes, put, shape=shape, spacing=spacing)
     return columns, holes
 
 
-def _second_grain(rng, sites: Sites, columns, holes, put, centre, spacing, shape):  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _second_grain(
+    rng: np.random.Generator,
+    sites: Sites,
+    columns: _Columns,
+    holes: NDArray[np.float64],
+    put: Callable[[NDArray[np.float64], float, NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    shape: tuple[int, int],
+    spacing: float,
+) -> tuple[_Columns, NDArray[np.float64]]:
     """Replace one side of a straight line by the same structure, turned."""
+    centre = (np.asarray(shape) - 1) / 2
     normal = rng.normal(size=2)
     normal /= np.linalg.norm(normal)
     offset = rng.uniform(-0.3, 0.3) * min(shape)
@@ -249,9 +294,10 @@ def _terraces(
     along = -np.sin(angle) * x + np.cos(angle) * y
     across = np.cos(angle) * (x - shape[1] / 2) + np.sin(angle) * (y - shape[0] / 2)
     phase = rng.uniform(0, 2 * np.pi, 3)
-    wave = sum(
-        rng.uniform(0, 1.5) * spacing * np.sin(2 * np.pi * along / (rng.uniform(5, 30) * spacing) + p) for p in phase
-    )
+    wave = np.zeros(shape)
+    for shift in phase:
+        height, length = rng.uniform(0, 1.5) * spacing, rng.uniform(5, 30) * spacing
+        wave += height * np.sin(2 * np.pi * along / length + shift)
     edges = rng.uniform(-0.45, 0.45, int(rng.integers(1, 3))) * min(shape)
     softness = rng.uniform(0.15, 0.6) * spacing
     field = np.zeros(shape)
@@ -339,9 +385,9 @@ def _disturb(
     """What the microscope adds: line jitter, white and shot noise, line offsets, scars."""
     rows = image.shape[0]
     if rng.random() < 0.5:
-        jitter = rng.normal(size=rows) * rng.uniform(0.0, 0.06) * spacing
+        jitter = rng.normal(size=rows) * (rng.uniform(0.0, 0.06) * spacing)
         columns = np.arange(image.shape[1], dtype=np.float64)
-        image = np.stack([np.interp(columns + j, columns, row) for j, row in zip(jitter, image, strict=True)])
+        image = np.stack([np.interp(columns + jitter[row], columns, image[row]) for row in range(rows)])
     white = rng.normal(size=image.shape)
     if not stm and rng.random() < 0.5:  # shot noise grows with the signal; full strength on a column
         level = (image - image.min()) / max(float(np.ptp(image)), 1e-9)

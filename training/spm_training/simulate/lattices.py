@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 __all__ = ["ARRANGEMENTS", "Sites", "nearest_neighbour_distances"]
 
@@ -40,8 +41,6 @@ class Sites:
 
 def nearest_neighbour_distances(yx: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distance of each of ``(N, 2)`` points to its nearest neighbour; inf for a lonely point."""
-    from scipy.spatial import cKDTree
-
     if len(yx) < 2:
         return np.full(len(yx), np.inf)
     return np.asarray(cKDTree(yx).query(yx, k=2)[0][:, 1], dtype=np.float64)
@@ -138,7 +137,7 @@ def _si111_7x7(rng: np.random.Generator, radius: float) -> Sites:
     """
     half = [(1, 1), (3, 1), (5, 1), (1, 3), (3, 3), (1, 5)]
     basis = [(u / 7, v / 7) for u, v in half] + [(1 - u / 7, 1 - v / 7) for u, v in half]
-    fault, centre = rng.uniform(0.7, 1.0), rng.uniform(0.8, 1.15)
+    fault, centre = rng.uniform(0.5, 1.0), rng.uniform(0.75, 1.2)
     corner = {(1, 1), (5, 1), (1, 5)}
     first = [1.0 if site in corner else centre for site in half]
     side = 7 / np.sqrt(3.0)
@@ -151,11 +150,9 @@ def _isolated(rng: np.random.Generator, radius: float) -> Sites:
     density = 10 ** rng.uniform(-1.6, -0.2)
     count = max(3, int(density * np.pi * radius**2))
     points = rng.uniform(-radius, radius, (count, 2))
-    kept: list[int] = []
-    distance = np.hypot(points[:, None, 0] - points[None, :, 0], points[:, None, 1] - points[None, :, 1])
-    for i in range(count):
-        if all(distance[i, j] >= 1.0 for j in kept):
-            kept.append(i)
+    kept = np.ones(count, bool)
+    for first, second in sorted(cKDTree(points).query_pairs(1.0)):  # the earlier point stays
+        kept[second] &= not kept[first]
     yx = points[kept]
     height = rng.uniform(0.55, 1.0, len(yx))
     return Sites(yx, height, np.zeros(len(yx), np.int32), np.empty((0, 2)))
