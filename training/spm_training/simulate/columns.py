@@ -385,7 +385,7 @@ def _disturb(
     """What the microscope adds: line jitter, white and shot noise, line offsets, scars."""
     rows = image.shape[0]
     if rng.random() < 0.5:
-        jitter = rng.normal(size=rows) * (rng.uniform(0.0, 0.06) * spacing)
+        jitter = rng.normal(size=(rows,)) * (rng.uniform(0.0, 0.06) * spacing)
         columns = np.arange(image.shape[1], dtype=np.float64)
         image = np.stack([np.interp(columns + jitter[row], columns, image[row]) for row in range(rows)])
     white = rng.normal(size=image.shape)
