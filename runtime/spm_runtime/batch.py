@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from spm_runtime import pipelines
 from spm_runtime.discovery import Job, find_scans
 from spm_runtime.errors import AdatomError, CorruptScanError, DeviceError, ModelError, ModelIntegrityError
 from spm_runtime.readers import find_reader, open_scan, read_scans
@@ -25,7 +26,7 @@ from spm_runtime.results._files import printable
 from spm_runtime.results._outcome import Outcome
 from spm_runtime.results._report import Report
 from spm_runtime.scan import Scan
-from spm_runtime.settings import AVAILABLE_TASKS, Settings, check_settings
+from spm_runtime.settings import Settings, check_settings
 from spm_runtime.workers import Workers
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 
 class Analyse(Protocol):
-    """`spm_runtime.analyse`, or what stands in for it."""
+    """`spm_runtime.pipelines.analyse`, or what stands in for it."""
 
     def __call__(
         self,
@@ -57,7 +58,7 @@ class Analyse(Protocol):
 
 
 def process(
-    job: Job, out: Path, settings: Settings, *, analyse: Analyse | None = None, skip_done: bool = False
+    job: Job, out: Path, settings: Settings, *, analyse: Analyse = pipelines.analyse, skip_done: bool = False
 ) -> list[Outcome]:
     """Analyse every image of one file and save what is found; whatever happens becomes an outcome.
 
@@ -70,7 +71,7 @@ def process(
     settings
         What the user asks for.
     analyse
-        In place of `spm_runtime.analyse`.
+        In place of `spm_runtime.pipelines.analyse`.
     skip_done
         Whether a result that is already there, for the same content, channel, model and parameters, is kept.
 
@@ -107,7 +108,7 @@ def run_batch(
     *,
     verbose: bool = False,
     skip_done: bool = False,
-    analyse: Analyse | None = None,
+    analyse: Analyse = pipelines.analyse,
 ) -> int:
     """Analyse files and folders; one line per scan, then ``summary.csv`` and ``index.html``.
 
@@ -124,7 +125,7 @@ def run_batch(
     skip_done
         Whether results that are already there for the same content, model and parameters are kept.
     analyse
-        In place of `spm_runtime.analyse`.
+        In place of `spm_runtime.pipelines.analyse`.
 
     Returns
     -------
@@ -244,13 +245,13 @@ def _calibrated(scan: Scan, pixel_size_nm: float | None) -> Scan:
 
 
 def _analyse_image(
-    job: Job, scan: Scan, sha256: str, out: Path, settings: Settings, analyse: Analyse | None, skip_done: bool
+    job: Job, scan: Scan, sha256: str, out: Path, settings: Settings, analyse: Analyse, skip_done: bool
 ) -> Outcome:
     output = job.name if scan.frame is None else f"{job.name}/frame-{scan.frame:03d}"
     tasks = settings.tasks_for(scan.modality)
     if not tasks:
         reason = (
-            f"no task for {scan.modality.upper()} images yet; choose one with --task {' or '.join(AVAILABLE_TASKS)}"
+            f"no task for {scan.modality.upper()} images yet; choose one with --task {' or '.join(pipelines.PIPELINES)}"
         )
         return Outcome(job.name, output, "skipped", frame=scan.frame, reason=reason)
     folder = out / output
@@ -259,9 +260,8 @@ def _analyse_image(
         wanted = scan_block(scan, source_name=job.name, source_sha256=sha256)
         if document is not None and _is_same(document, wanted, folder, tasks, settings):
             return Outcome(job.name, output, "done", frame=scan.frame, document=document, reused=True)
-    look = analyse or _front_door()
     results = [
-        look(
+        analyse(
             scan,
             task,
             model=settings.model,
@@ -273,12 +273,6 @@ def _analyse_image(
     ]
     save_results(scan, results, folder, gwy=settings.gwy, source_sha256=sha256, source_name=job.name)
     return Outcome(job.name, output, "done", frame=scan.frame, document=read_document(folder) or {})
-
-
-def _front_door() -> Analyse:
-    from spm_runtime import analyse  # late: the front door of the package imports this module
-
-    return analyse
 
 
 def _is_same(

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import ModelPackage, default_model, find_model
+from spm_runtime.pipelines import PIPELINES
 from spm_runtime.results import Task
 from spm_runtime.scan import Modality
 
 if TYPE_CHECKING:
     from spm_runtime.session import Device
 
-__all__ = ["AVAILABLE_TASKS", "Settings", "check_settings"]
-
-#: The tasks whose pipelines exist.
-AVAILABLE_TASKS: tuple[Task, ...] = ("atoms",)
+__all__ = ["Settings", "check_settings"]
 
 #: What is looked for unless the user says otherwise, as far as it is available.
 DEFAULT_TASKS: Mapping[Modality, tuple[Task, ...]] = {
@@ -74,8 +72,8 @@ class Settings:
         object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))
         object.__setattr__(self, "params", dict(self.params))
         for task in self.tasks:
-            if task not in AVAILABLE_TASKS:
-                raise ParameterError(f"--task {task}: not available; this version has: {', '.join(AVAILABLE_TASKS)}")
+            if task not in PIPELINES:
+                raise ParameterError(f"--task {task}: not available; this version has: {', '.join(PIPELINES)}")
         if self.pixel_size_nm is not None and not 0 < self.pixel_size_nm < float("inf"):
             raise ParameterError(f"--pixel-size-nm {self.pixel_size_nm}: expected a length above 0 nm")
         if self.jobs < 1:
@@ -83,7 +81,7 @@ class Settings:
 
     def tasks_for(self, modality: Modality) -> tuple[Task, ...]:
         """The tasks for a scan of this modality; none when its default has no pipeline yet."""
-        return self.tasks or tuple(task for task in DEFAULT_TASKS[modality] if task in AVAILABLE_TASKS)
+        return self.tasks or tuple(task for task in DEFAULT_TASKS[modality] if task in PIPELINES)
 
     def package(self, task: Task) -> ModelPackage:
         """The model package for a task.
@@ -106,5 +104,5 @@ def check_settings(settings: Settings) -> None:
     ParameterError
         If a model has no such parameter, or a value is out of its range.
     """
-    for task in settings.tasks or AVAILABLE_TASKS:
+    for task in settings.tasks or tuple(PIPELINES):
         settings.package(task).resolve(settings.params)

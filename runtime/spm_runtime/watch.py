@@ -15,6 +15,7 @@ from types import FrameType
 
 import click
 
+from spm_runtime import pipelines
 from spm_runtime.batch import REPORT_EVERY_S, Analyse, Outcome, Settings, check_settings, process, say, write_report
 from spm_runtime.discovery import Job, is_scan, walk
 from spm_runtime.errors import ParameterError, ScanError
@@ -47,7 +48,7 @@ def watch(
     give_up_s: float = 600.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] | None = None,
-    analyse: Analyse | None = None,
+    analyse: Analyse = pipelines.analyse,
 ) -> int:
     """Analyse every scan of a folder, sub-folders included, as it is completed.
 
@@ -74,7 +75,7 @@ def watch(
     clock, sleep
         In place of the system's, for tests.
     analyse
-        In place of `spm_runtime.analyse`.
+        In place of `spm_runtime.pipelines.analyse`.
 
     Returns
     -------

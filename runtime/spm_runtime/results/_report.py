@@ -37,27 +37,22 @@ class Report:
         self.folder = folder
         self._dirty = True
         self._written_s = time.monotonic()
-        self._rows: dict[tuple[str, str], dict[str, str]] = {}
+        self._rows: dict[str, dict[str, dict[str, str]]] = {}  # by name and frame
         self._tracebacks: dict[tuple[str, str], str] = {}
         for row in _earlier_rows(folder / SUMMARY):
             if row["status"] != "done" or (folder / row["folder"] / DOCUMENT).is_file():
-                self._rows[row["scan"], row["frame"]] = row
+                self._rows.setdefault(row["scan"], {})[row["frame"]] = row
 
     def add(self, outcomes: list[Outcome]) -> None:
         """Add all outcomes of one file in place of its earlier rows; a result that was there already keeps its row."""
-        earlier = {}
-        for name in {printable(outcome.name) for outcome in outcomes}:
-            for key in [key for key in self._rows if key[0] == name]:
-                earlier[key] = self._rows.pop(key)
-                self._tracebacks.pop(key, None)
+        earlier = {name: self._rows.pop(name, {}) for name in {printable(outcome.name) for outcome in outcomes}}
         for outcome in outcomes:
             row = _row(outcome)
-            key = row["scan"], row["frame"]
-            kept = outcome.reused and earlier.get(key, {}).get("status") == "done"
-            self._rows[key] = earlier[key] if kept else row
+            before = earlier[row["scan"]].get(row["frame"], {})
+            kept = outcome.reused and before.get("status") == "done"
+            self._rows.setdefault(row["scan"], {})[row["frame"]] = before if kept else row
+            self._tracebacks[row["scan"], row["frame"]] = outcome.traceback
             self._dirty |= not kept
-            if outcome.traceback:
-                self._tracebacks[key] = outcome.traceback
 
     def write(self, *, at_most_every_s: float = 0.0) -> None:
         """Replace ``summary.csv`` and ``index.html``, each at once, if there is anything new.
@@ -76,14 +71,14 @@ class Report:
             return
         self._written_s = time.monotonic()  # before: a failed attempt is not repeated at once
         self.folder.mkdir(parents=True, exist_ok=True)
-        keys = sorted(self._rows, key=lambda key: (key[0].casefold(), key[0], key[1].zfill(9)))
-        rows = [self._rows[key] for key in keys]
+        rows = [row for frames in self._rows.values() for row in frames.values()]
+        rows.sort(key=lambda row: (row["scan"].casefold(), row["scan"], row["frame"].zfill(9)))
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, SUMMARY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.folder / SUMMARY, encoded(table.getvalue()))
-        page = index_html(rows, [self._tracebacks.get(key, "") for key in keys])
+        page = index_html(rows, [self._tracebacks.get((row["scan"], row["frame"]), "") for row in rows])
         write_atomically(self.folder / INDEX, encoded(page))
         self._dirty = False
 
