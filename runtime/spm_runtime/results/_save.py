@@ -75,7 +75,9 @@ def save_results(
     with partial_folder(folder) as partial:
         files, extra = _write_tasks(partial, scan, results)
         title = name if scan.frame is None else f"{name}, frame {scan.frame}"
-        draw_overlay(scan, results, title).save(partial / OVERLAY, compress_level=4)
+        draw_overlay(scan, results, title).save(
+            partial / OVERLAY, compress_level=2
+        )  # here as small as higher levels and much faster
         files[""] = [OVERLAY]
         if gwy:
             files[""].append(f"{file_name}.gwy")
