@@ -6,6 +6,7 @@ Source: NumPy Enhancement Proposal 1, the .npy format.
 from __future__ import annotations
 
 import math
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,12 @@ def _check_header(path: Path) -> int | None:
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        try:
+            shape, _, dtype = read(file)
+        except tokenize.TokenError as error:  # NumPy's parser of the header lets it pass
+            raise CorruptScanError(
+                path, f"a header that ends too early ({error.args[0]})", "a whole header", "Save the image again."
+            ) from error
         start = file.tell()
     check_numbers(path, dtype)
     if any(length <= 0 for length in shape):

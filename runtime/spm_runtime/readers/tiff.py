@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,24 @@ def _pages(path: Path, tif: tifffile.TiffFile) -> list[_Page]:
         check_frames(path, len(offsets))
         _check_page(path, tif, page)
         (thumbnails if page.is_reduced or page.is_mask else pages).append(_Page(index, page, _images_in(path, page)))
+    if (pages or thumbnails) and (offset := _next_offset(tif, page)) != 0:
+        raise CorruptScanError(
+            path,
+            f"page {len(offsets) - 1} names a next page at byte {offset} of {tif.filehandle.size}, which cannot be read",
+            "all pages",
+            "The file is truncated or still being written: wait until it is saved, or copy it again.",
+        )
     return pages or thumbnails
+
+
+def _next_offset(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
+    """Where the page after this one begins; 0 after the last one. The library ends silently at a broken one."""
+    form, file = tif.tiff, tif.filehandle
+    file.seek(page.offset)
+    (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(page.offset + form.tagnosize + tags * form.tagsize)
+    (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    return int(offset)
 
 
 def _check_page(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
