@@ -34,7 +34,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 class _Group(click.Group):
     """Turns errors raised on purpose into one line and the right exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AdatomError as error:
@@ -132,7 +132,7 @@ def _number(name: object, value: object) -> float:
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_analysis_options
-def run(paths: tuple[Path, ...], out: Path, **options: Any) -> None:  # noqa: ANN401 - the shared options
+def run(paths: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Analyse files and folders (recursively) and go on after a bad file."""
     sys.exit(SOME_FAILED if run_batch(paths, out, _settings(**options)) else ALL_DONE)
 
@@ -145,9 +145,13 @@ def run(paths: tuple[Path, ...], out: Path, **options: Any) -> None:  # noqa: AN
     "--since", type=click.DateTime(), metavar="TIME", help="Leave files alone that are older, as 2026-01-31T08:00."
 )
 @click.option(
-    "--poll-s", default=1.0, show_default=True, type=click.FloatRange(min=0.05), help="Seconds between two looks at the folder."
+    "--poll-s",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0.05),
+    help="Seconds between two looks at the folder.",
 )
-def watch(folder: Path, out: Path, once: bool, since: datetime | None, poll_s: float, **options: Any) -> None:  # noqa: ANN401
+def watch(folder: Path, out: Path, once: bool, since: datetime | None, poll_s: float, **options: Any) -> None:
     """Analyse every new scan of a folder, sub-folders included, until stopped (Ctrl-C)."""
     failed = watch_folder(folder, out, _settings(**options), once=once, since=since, poll_s=poll_s)
     sys.exit(SOME_FAILED if failed else ALL_DONE)

@@ -101,7 +101,9 @@ def _packages(found: list[ModelPackage]) -> Iterator[Finding]:
         yield Finding("ok", f"model {package.name}", text)
     if not found:
         roots = ", ".join(map(str, model_roots())) or "no folder"
-        yield Finding("problem", "models", f"no usable model package in {roots}: install adatom again, or set SPM_MODELS")
+        yield Finding(
+            "problem", "models", f"no usable model package in {roots}: install adatom again, or set SPM_MODELS"
+        )
 
 
 def _devices(packages: list[ModelPackage]) -> Iterator[Finding]:

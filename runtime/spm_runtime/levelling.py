@@ -95,4 +95,4 @@ def _stretch(values: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[n
     low, high = np.percentile(values[there], (0.5, 99.5))
     if not high > low:
         return np.full(values.shape, 0.5)
-    return np.clip((np.where(there, values, low) - low) / (high - low), 0.0, 1.0)
+    return np.asarray(np.clip((np.where(there, values, low) - low) / (high - low), 0.0, 1.0))

@@ -102,7 +102,7 @@ def _sparse(data: memoryview, external: list[str]) -> None:
 
 def _tensor(data: memoryview, external: list[str]) -> None:
     # external_data = 13 (entries), data_location = 14 (EXTERNAL = 1); either makes it external.
-    if any(number == 13 or (number == 14 and value != b"\x00") for number, value in _fields(data)):
+    if any(number == 13 or (number == 14 and bytes(value) != b"\x00") for number, value in _fields(data)):
         external.append(_text(data, 8) or "unnamed")
 
 

@@ -154,7 +154,7 @@ class Scan:
         yx = np.asarray(yx_px, dtype=np.float64).reshape(-1, 2)
         scale = np.asarray(self.pixel_size_nm)
         if self.offset_nm is None:
-            return yx * scale
+            return np.asarray(yx * scale)
         centre = (np.asarray(self.shape) - 1) / 2
         down, right = ((yx - centre) * scale).T
         angle = np.deg2rad(self.angle_deg or 0.0)

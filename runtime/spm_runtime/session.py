@@ -156,9 +156,10 @@ def self_test(session: Session) -> float:
     found = session.run(inputs)
     worst = 0.0
     for name, stored in expected.items():
-        if name not in found or found[name].shape != stored.shape:
+        shape = found[name].shape if name in found else None
+        if shape != stored.shape:
             raise ModelIntegrityError(
-                f"model {session.package.name}: output {name!r} has shape {np.shape(found.get(name))}, expected "
+                f"model {session.package.name}: output {name!r} has shape {shape}, expected "
                 f"{stored.shape}. Install the model package again."
             )
         scale = max(1.0, float(np.abs(stored).max(initial=0.0)))

@@ -89,9 +89,7 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
     quantities = {"spacing_px": native, "network_scale": float(np.sqrt(np.prod(scaled.factor)))}
     if scan.pixel_size_nm is not None:
         quantities["spacing_nm"] = native * float(np.sqrt(np.prod(scan.pixel_size_nm)))
-    full = (
-        confidence if confidence.shape == scan.shape else resize(confidence, scan.shape, order=1, anti_aliasing=False)
-    )
+    full = confidence if confidence.shape == scan.shape else _interpolate(confidence, scan.shape, order=1)
     confidence_map = np.where(scan.valid, np.clip(full, 0, 1), np.nan).astype(np.float32)
     clock.stop("map")
     return Result(
@@ -132,8 +130,14 @@ def _find_scale(
         spacing = _predict_spacing(session, scaled)
     if low <= spacing <= high:
         return spacing, scaled, ()
-    message = f"the spacing of the atoms is uncertain (about {spacing:.1f} px at the network's scale); set it with --param spacing_px"
-    return spacing, scaled, (message,)
+    return (
+        spacing,
+        scaled,
+        (
+            f"the spacing of the atoms is uncertain (about {spacing:.1f} px at the network's scale): "
+            "set it with --param spacing_px",
+        ),
+    )
 
 
 def _square_pixels(scan: Scan) -> tuple[float, float]:
@@ -155,15 +159,22 @@ def _resample(scan: Scan, factor: tuple[float, float]) -> _Scaled:
     valid = scan.valid
     middle = np.float32(np.median(scan.image[valid])) if valid.any() else np.float32(0)
     image = np.where(valid, scan.image - middle, np.float32(0))
-    shape = tuple(max(1, round(n * f)) for n, f in zip(scan.shape, factor, strict=True))
+    shape = max(1, round(scan.shape[0] * factor[0])), max(1, round(scan.shape[1] * factor[1]))
     if shape == scan.shape:
         return _Scaled(image, valid, (1.0, 1.0))
-    scaled = resize(
-        image, shape, order=3, mode="reflect", anti_aliasing=min(factor) < 1, preserve_range=True, clip=False
-    )
-    there = resize(valid.astype(np.float32), shape, order=1, mode="edge", anti_aliasing=False) > 0.99
+    scaled = _interpolate(image, shape, order=3)
+    there = _interpolate(valid.astype(np.float32), shape, order=1) > 0.99
     true_factor = (shape[0] / scan.shape[0], shape[1] / scan.shape[1])
-    return _Scaled(np.asarray(scaled, dtype=np.float32), there, true_factor)
+    return _Scaled(scaled, there, true_factor)
+
+
+def _interpolate(image: NDArray[np.float32], shape: tuple[int, int], *, order: int) -> NDArray[np.float32]:
+    """Splines of an order when enlarged; smoothed first when reduced."""
+    smaller = shape[0] < image.shape[0] or shape[1] < image.shape[1]
+    resized = resize(  # type: ignore[no-untyped-call]
+        image, shape, order=order, mode="edge", anti_aliasing=smaller, preserve_range=True, clip=False
+    )
+    return np.asarray(resized, dtype=np.float32)
 
 
 def _predict_spacing(session: Session, scaled: _Scaled) -> float:
