@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -99,36 +99,36 @@ def watch(
         raise ParameterError(f"--out {out}: the watched folder itself; choose another one, it may lie inside")
     out.mkdir(parents=True, exist_ok=True)
     work = partial(process, out=out, settings=settings, analyse=analyse, skip_done=True)
-    report = Report(out)
-    write_report(report)
     queue = _Queue(folder, give_up_s, clock, once)
     stop = threading.Event()
-
-    def tell(text: str) -> None:
-        click.secho(text, fg="yellow", err=True)
-
-    looks = settled(
-        folder,
-        ignore=out,
-        since=since,
-        once=once,
-        wait=lambda: (sleep or stop.wait)(poll_s),
-        tell=tell,
-    )
+    pause = partial(sleep or stop.wait, poll_s)
+    looks = settled(folder, ignore=out, since=since, once=once, wait=pause, tell=_tell)
     with _stopped_by_signals(stop), Workers(work, settings.jobs) as workers:
-        for ready in looks:
-            jobs = queue.jobs(ready)
-            for outcomes in workers.run(jobs, stop=stop.is_set):
-                final = queue.settle(outcomes)
-                report.add(final)
-                for outcome in final:
-                    if not outcome.reused:
-                        say(outcome)
-                write_report(report, at_most_every_s=REPORT_EVERY_S)
-            write_report(report, at_most_every_s=0.0 if jobs else REPORT_EVERY_S)
-            if stop.is_set():
-                break
+        _follow(looks, queue, workers, Report(out), stop)
     return queue.failed
+
+
+def _follow(
+    looks: Iterable[Mapping[Path, Stamp]], queue: _Queue, workers: Workers, report: Report, stop: threading.Event
+) -> None:
+    """Analyse what each look brings, until there are no more looks or it is time to stop."""
+    write_report(report)
+    for ready in looks:
+        jobs = queue.jobs(ready)
+        for outcomes in workers.run(jobs, stop=stop.is_set):
+            final = queue.settle(outcomes)
+            report.add(final)
+            for outcome in final:
+                if not outcome.reused:
+                    say(outcome)
+            write_report(report, at_most_every_s=REPORT_EVERY_S)
+        write_report(report, at_most_every_s=0.0 if jobs else REPORT_EVERY_S)
+        if stop.is_set():
+            return
+
+
+def _tell(text: str) -> None:
+    click.secho(text, fg="yellow", err=True)
 
 
 def settled(

@@ -75,9 +75,8 @@ def save_results(
     with partial_folder(folder) as partial:
         files, extra = _write_tasks(partial, scan, results)
         title = name if scan.frame is None else f"{name}, frame {scan.frame}"
-        draw_overlay(scan, results, title).save(
-            partial / OVERLAY, compress_level=2
-        )  # here as small as higher levels and much faster
+        # Level 2 comes out as small as higher ones for such pictures, and much faster.
+        draw_overlay(scan, results, title).save(partial / OVERLAY, compress_level=2)
         files[""] = [OVERLAY]
         if gwy:
             files[""].append(f"{file_name}.gwy")
