@@ -6,11 +6,13 @@ known from its header comes from looking at the picture.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 import pytest
 
@@ -48,6 +50,53 @@ class Row:
     extra: str | None = None
 
 
+def _csv(folder, name):
+    """``(y, x)`` from a table whose last two columns are X and Y; blank rows are left out."""
+    with (folder / name).open(encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file) if row and row[-1].strip().isdigit()]
+    return np.array([(float(row[-1]), float(row[-2])) for row in rows])
+
+
+def _npy(folder, name):
+    return np.load(folder / name)[:, ::-1]
+
+
+def _atomap(folder, name):
+    with h5py.File(folder / name, "r") as file:
+        return file["_sublattice/atom_positions"][()][:, ::-1]
+
+
+def marks(load: Callable[..., np.ndarray], name: str, contrast: float) -> Callable[[Scan], None]:
+    """The atoms that a person marked are bright in this orientation, and in none of the others.
+
+    ``contrast`` is the least that the marks stand above their surroundings, in standard deviations of one pixel.
+    """
+
+    def check(scan: Scan) -> None:
+        assert scan.path is not None
+        yx = np.rint(load(scan.path.parent, name)).astype(int)
+        height, width = scan.shape
+        image = (scan.image - scan.image.mean()) / scan.image.std()
+
+        def seen(yx: np.ndarray) -> float:
+            inside = yx[(yx >= 8).all(1) & (yx < (height - 8, width - 8)).all(1)]
+            near, far = (
+                np.mean([image[y - r : y + r + 1, x - r : x + r + 1].mean() for y, x in inside]) for r in (1, 8)
+            )
+            return float(near - far)
+
+        others = [
+            yx[:, ::-1],
+            (height - 1, 0) + yx * (-1, 1),
+            (0, width - 1) + yx * (1, -1),
+            (height - 1, width - 1) - yx,
+        ]
+        assert seen(yx) > contrast
+        assert seen(yx) > 2 * max(seen(other) for other in others)
+
+    return check
+
+
 STEM_ROWS = [
     Row("haadf/16_STOimage_1.ser", shape=(1024, 1024), pixel_size_nm=(0.010012704,) * 2, modality="stem",
         extremes=(16121, 24376), extra="rsciio"),
@@ -57,23 +106,31 @@ STEM_ROWS = [
         extremes=(2833418, 3235793), extra="rsciio"),
     Row("haadf/example_Se_implanted_MoS2.dm3", shape=(1024, 1024), pixel_size_nm=(0.0126953125,) * 2, modality="stem",
         channel="SI Survey Image (active)", extremes=(2930931, 3542985), extra="rsciio"),
-    Row("haadf_annotated/Au_NP_Atom_Lattice.hdf5", shape=(479, 504), channel="image_data0", extremes=(15201, 17482)),
+    Row("haadf_annotated/Au_NP_Atom_Lattice.hdf5", shape=(479, 504), channel="image_data0", extremes=(15201, 17482),
+        picture=marks(_atomap, "Au_NP_Atom_Lattice.hdf5", 0.1)),
     Row("haadf_annotated/Cropped_PTO-SRO_Aligned.hspy", shape=(224, 1312), pixel_size_nm=(0.01499680298,) * 2,
-        modality="stem", channel="HAADF", extremes=(19973, 33750)),
+        modality="stem", channel="HAADF", extremes=(19973, 33750),
+        picture=marks(_npy, "Cropped_PTO-SRO_Aligned_atom_positions1.npy", 0.1)),
     Row("haadf_annotated/Cropped_PTO-SRO_Aligned_atom_positions1.npy", error=ScanError,
         match=r"shape \(465, 2\), which is not an image"),
     Row("haadf_annotated/HPAI_Pt_NC/021_HAADF_15nm_Sample_PtNC_21Oct20.tif", shape=(512, 512),
-        pixel_size_nm=(0.029296875,) * 2, modality="stem", extremes=(172467, 1514965)),
+        pixel_size_nm=(0.029296875,) * 2, modality="stem", extremes=(172467, 1514965),
+        picture=marks(_csv, "021_Results.csv", 0.1)),
     Row("haadf_annotated/HPAI_Pt_NC/051_HAADF_15nm_Sample_PtNC_21Oct20.tif", shape=(512, 512),
-        pixel_size_nm=(0.029296875,) * 2, modality="stem", extremes=(171928, 2667107)),
-    Row("haadf_annotated/Sjeon1/Ptporph12.tif", shape=(512, 512), extremes=(0, 65535)),
-    Row("haadf_annotated/Sjeon1/bpy_crop19.tif", shape=(512, 512), extremes=(0, 65535)),
-    Row("haadf_annotated/Sjeon1/bpy_crop20.tif", shape=(512, 512), extremes=(0, 65535)),
+        pixel_size_nm=(0.029296875,) * 2, modality="stem", extremes=(171928, 2667107),
+        picture=marks(_csv, "051_Results.csv", 0.1)),
+    Row("haadf_annotated/Sjeon1/Ptporph12.tif", shape=(512, 512), extremes=(0, 65535),
+        picture=marks(_csv, "Ptporph12.csv", 0.1)),
+    Row("haadf_annotated/Sjeon1/bpy_crop19.tif", shape=(512, 512), extremes=(0, 65535),
+        picture=marks(_csv, "bpy_crop19.csv", 0.1)),
+    Row("haadf_annotated/Sjeon1/bpy_crop20.tif", shape=(512, 512), extremes=(0, 65535),
+        picture=marks(_csv, "bpy_crop20.csv", 0.1)),
 ]  # fmt: skip
 
 STM_ROWS: list[Row] = []
 
 AFM_ROWS: list[Row] = []
+
 
 def _levelled(scan: Scan) -> np.ndarray:
     """The image without its mean plane and without the median of each row."""
