@@ -30,6 +30,10 @@ NOISE_LEVELS = {"clear": (20.0, 36.0), "medium": (7.5, 11.0), "low": (3.0, 4.6)}
 #: A column lower than this share of the full height may be found or not (light columns beside heavy ones).
 REQUIRED_HEIGHT = 0.4
 
+#: Width σ of a column over the spacing at which neighbours merge. At 0.5 the corrugation of a triangular net of Gaussians has fallen
+#: to 2 % of their height: 9 · 2πσ²/A · exp(−8π²σ²/3) with A = √3/2, its first Fourier components.
+BLURRED_WIDTH = (0.5, 0.85)
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -40,7 +44,8 @@ class Scene:
     image
         ``(H, W)`` float32 in arbitrary units, as a microscope would save it (not levelled).
     yx_px
-        ``(N, 2)`` float64 positions of every column inside the image.
+        ``(N, 2)`` float64 positions of every column inside the image; none where the columns are too broad to be told apart
+        (`BLURRED_WIDTH`).
     required
         ``(N,)`` bool: False where a finder may, but need not, report the column (light, or buried under an adsorbate).
         Training leaves the surroundings of those columns out of the loss; evaluation neither requires nor punishes them.
@@ -141,8 +146,11 @@ def simulate_columns(
 def _simulate(rng: np.random.Generator, family: str, shape: tuple[int, int], spacing: float, d_prime: float) -> Scene:
     """Draw a scene of a given family, spacing in pixels and detectability."""
     stm = family == "si111-7x7" or (family not in ("dumbbell", "dichalcogenide") and rng.random() < 0.4)
+    # One STM image in eight was taken with a tip too blunt for its atoms: there is a pattern, and nothing to be found.
+    blurred = stm and rng.random() < 1 / 8
+    broad = rng.uniform(*BLURRED_WIDTH) if blurred else rng.uniform(0.22, 0.42)
     # A pixel and the microscope's resolution bound the width from below.
-    width = max(spacing * (rng.uniform(0.22, 0.42) if stm else rng.uniform(0.13, 0.28)), 0.7)
+    width = max(spacing * (broad if stm else rng.uniform(0.13, 0.28)), 0.7)
 
     columns, holes = _place(rng, family, shape, spacing)
     columns, vacancies = _disorder(rng, columns, shape, spacing)
@@ -165,7 +173,7 @@ def _simulate(rng: np.random.Generator, family: str, shape: tuple[int, int], spa
     image = _disturb(rng, image, noise, stm=stm, spacing=spacing)
 
     in_frame = np.all((columns.yx >= -0.5) & (columns.yx < np.asarray(shape) - 0.5), axis=1)
-    columns = columns.keep(in_frame)
+    columns = columns.keep(in_frame & (not blurred))
     buried = ndimage.map_coordinates(cover, columns.yx.T, order=1, mode="nearest") > 0.25
     return Scene(
         image=_arbitrary_units(rng, image),

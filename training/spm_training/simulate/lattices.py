@@ -137,7 +137,7 @@ def _si111_7x7(rng: np.random.Generator, radius: float) -> Sites:
     """
     half = [(1, 1), (3, 1), (5, 1), (1, 3), (3, 3), (1, 5)]
     basis = [(u / 7, v / 7) for u, v in half] + [(1 - u / 7, 1 - v / 7) for u, v in half]
-    fault, centre = rng.uniform(0.5, 1.0), rng.uniform(0.75, 1.2)
+    fault, centre = rng.uniform(0.5, 1.0), rng.uniform(0.6, 1.2)
     corner = {(1, 1), (5, 1), (1, 5)}
     first = [1.0 if site in corner else centre for site in half]
     side = 7 / np.sqrt(3.0)
