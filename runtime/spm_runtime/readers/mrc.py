@@ -53,14 +53,12 @@ def _sniff(probe: Probe) -> bool:
 
 def _read(path: Path) -> Iterator[Scan]:
     header = _check(path)
-    signals = load(
-        "mrc",
-        path,
-        NAME,
-        lambda module: module.file_reader(
-            str(path), lazy=True, endianness=">" if header.big_endian else "<", metadata_file=None
-        ),
-    )
+    options: dict[str, object] = {"lazy": True}
+    if header.big_endian:
+        options["endianness"] = ">"
+    if "movie" in str(path):  # else the library looks for other files beside it
+        options["metadata_file"] = None
+    signals = load("mrc", path, NAME, lambda module: module.file_reader(str(path), **options))
     if header.mode == 0 and header.signed:  # the library takes bytes as unsigned
         signals = [{**signal, "data": signal["data"].view("int8")} for signal in signals]
     for scan in images(path, NAME, signals, big_endian=header.big_endian):

@@ -5,6 +5,7 @@ Source: NumPy Enhancement Proposal 1, the .npy format.
 
 from __future__ import annotations
 
+import io
 import math
 import tokenize
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from spm_runtime.scan import Scan
 __all__ = ["READER"]
 
 MAGIC = np.lib.format.MAGIC_PREFIX
+
+#: More than the header of a plain array takes.
+MAX_HEADER = 2**16
 
 
 def _sniff(probe: Probe) -> bool:
@@ -38,7 +42,9 @@ def _read(path: Path) -> Iterator[Scan]:
 
 def _check_header(path: Path) -> int | None:
     """The number of frames (None for a single image), after a check of the header against the size of the file."""
-    with path.open("rb") as file:
+    with path.open("rb") as whole:
+        # Only the beginning: a header that claims 4 GB would be allocated before it is found to be short.
+        file = io.BytesIO(whole.read(MAX_HEADER))
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         try:

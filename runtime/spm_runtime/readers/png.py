@@ -5,6 +5,7 @@ A PNG says nothing about the size of a pixel: its only scale is that of the scre
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ def _sniff(probe: Probe) -> bool:
 def _read(path: Path) -> Iterator[Scan]:
     depth = _check_header(path)
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        # From memory: Pillow allocates the length that a chunk claims when it reads from a file.
+        with Image.open(io.BytesIO(path.read_bytes()), formats=["PNG"]) as picture:
             picture.load()  # raises when the data are cut
             metadata = plain(picture.info)
             if picture.mode == "P":
