@@ -6,7 +6,6 @@ format's number, so that a later version can tell what it reads.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,31 +14,18 @@ from typing import Any
 import torch
 
 from spm_runtime.errors import ModelError
+from spm_training.files import replacing
 
-__all__ = ["FORMAT", "load_checkpoint", "save_checkpoint", "write_atomically"]
+__all__ = ["FORMAT", "load_checkpoint", "save_checkpoint"]
 
 #: Number of the checkpoint format.
 FORMAT = 1
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, also after a loss of power."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
     """Save a state of tensors, numbers, strings and containers of them, atomically."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

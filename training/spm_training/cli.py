@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from tqdm import tqdm
 
 from spm_runtime.errors import AdatomError, ParameterError
 from spm_training.recipe import load_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from spm_runtime.session import Device
 
 __all__ = ["cli", "main"]
 
@@ -79,6 +85,117 @@ def fit(
     outcome = run_fit(recipe, RunFolder(out), resume=resume, device=device, report=click.echo)
     if outcome.stopped == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
+
+
+@cli.command()
+@click.argument("run", type=FOLDER)
+@click.option("--to", "folder", type=FOLDER, required=True, help="Where the model package goes.")
+@click.option("--version", default="0.1.0", show_default=True, help="Version of the package.")
+@click.option("--half", is_flag=True, help="Store the weights as float16: half the size.")
+@click.option("--evaluate/--no-evaluate", "score", default=True, show_default=True, help="Score it for its card.")
+@click.option(
+    "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the model package that is already there.")
+def export(run: Path, folder: Path, version: str, half: bool, score: bool, images: int, overwrite: bool) -> None:
+    """Export the best weights of RUN as an ONNX model package, with its card.
+
+    The package is checked against torch through the runtime; nothing is left behind when they differ.
+    """
+    from spm_training.evaluate import EvaluationOptions
+    from spm_training.export import export_run
+    from spm_training.run import RunFolder
+
+    options = EvaluationOptions(images=images) if score else None
+    with _bar(options.total if options else 0, "scoring") as bar:
+        done = export_run(
+            RunFolder(run),
+            folder,
+            version=version,
+            half=half,
+            options=options,
+            overwrite=overwrite,
+            on_image=functools.partial(_advance, bar),
+        )
+    click.echo(f"{done.folder}: the runtime and torch differ by at most {done.difference:.1e}")
+    if done.report is not None:
+        click.echo(done.report.markdown(), nl=False)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Folder of the tables.")
+@click.option(
+    "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
+)
+@click.option("--side-px", default=256, show_default=True, type=click.IntRange(32), help="Side of an image in pixels.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
+def evaluate(names: tuple[str, ...], out: Path, images: int, side_px: int, device: Device) -> None:
+    """Score model packages, each NAME the name or the folder of one, through the runtime's own pipeline.
+
+    The images are simulated from a seed that no training uses. Tables are printed and written as JSON and Markdown.
+    """
+    from spm_runtime.models import find_model
+    from spm_training.evaluate import EvaluationOptions
+    from spm_training.evaluate import evaluate as score_package
+    from spm_training.report import Report
+
+    options = EvaluationOptions(images=images, side_px=side_px)
+    packages = [find_model(name) for name in names]  # all names are right before the first hour is spent
+    for package in packages:
+        with _bar(options.total, package.name) as bar:
+            scores = score_package(package.folder, options, device=device, on_image=functools.partial(_advance, bar))
+        report = Report(package, options, scores)
+        files = report.save(out)
+        click.echo(f"{package.name} {package.version}\n\n{report.markdown()}\nwritten: {', '.join(map(str, files))}")
+
+
+@cli.command()
+@click.argument("kind", type=click.Choice(["columns"]))
+@click.option("--out", type=FOLDER, required=True, help="New or empty folder.")
+@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
+@click.option("--shape", nargs=2, default=(256, 256), show_default=True, type=click.IntRange(16), metavar="H W")
+@click.option("--family", "families", multiple=True, help="Only this arrangement. Repeatable.  [default: all]")
+@click.option("--spacing-px", nargs=2, default=(4.0, 30.0), show_default=True, type=float, metavar="MIN MAX")
+@click.option("--detectability", nargs=2, default=(3.5, 60.0), show_default=True, type=float, metavar="MIN MAX")
+@click.option("--spacing-nm", default=0.28, show_default=True, type=float, help="Spacing; it sets the pixel size.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the set.")
+def simulate(
+    kind: str,
+    out: Path,
+    count: int,
+    shape: tuple[int, int],
+    families: tuple[str, ...],
+    spacing_px: tuple[float, float],
+    detectability: tuple[float, float],
+    spacing_nm: float,
+    seed: int,
+) -> None:
+    """Write images of KIND with ground truth: TIFF (calibrated in nm), CSV, a picture and a manifest.
+
+    KIND columns: atom columns of many arrangements with their disorder and the microscope's disturbances. Spacing and
+    detectability (d′ of one column in the white noise) are drawn from their ranges.
+    """
+    from spm_training.simulate.write import ColumnsOptions, write_columns
+
+    for option, (low, high) in (("--spacing-px", spacing_px), ("--detectability", detectability)):
+        if not 0 < low <= high:
+            raise ParameterError(f"{option} {low:g} {high:g}: expected a positive range, smaller number first.")
+    if not spacing_nm > 0:
+        raise ParameterError(f"--spacing-nm {spacing_nm:g}: expected a positive length.")
+    options = ColumnsOptions(count, shape, families, spacing_px, detectability, spacing_nm, seed)
+    with _bar(count, kind) as bar:
+        files = write_columns(options, out, on_scene=functools.partial(_advance, bar))
+    click.echo(f"{len(files)} scenes in {out}")
+
+
+def _advance(bar: tqdm[Any], _: object) -> None:
+    bar.update(1)
+
+
+def _bar(total: int, what: str) -> tqdm[Any]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(total=total, desc=what, leave=False, disable=not total or not sys.stderr.isatty())
 
 
 def main() -> None:

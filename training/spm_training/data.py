@@ -192,12 +192,23 @@ class BatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 def train_loader(
-    dataset: AtomsDataset, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+    dataset: AtomsDataset, *, workers: int = 0, rank: int = 0, world_size: int = 1, pin_memory: bool = False
 ) -> tuple[DataLoader[AtomsBatch], BatchSampler]:
-    """Loader of the training batches of this rank, and the sampler on which the epoch is set."""
+    """Loader of the training batches of this rank, and the sampler on which the epoch is set.
+
+    Parameters
+    ----------
+    dataset
+        Where the samples come from.
+    workers
+        Processes that simulate; 0 simulates in this one.
+    rank, world_size
+        Which share of every batch this process takes.
+    pin_memory
+        Put batches where a GPU can fetch them.
+    """
     recipe = dataset.recipe
     sampler = BatchSampler(recipe.data, rank=rank, world_size=world_size)
-    workers = recipe.data.num_workers
     loader: DataLoader[AtomsBatch] = DataLoader(
         dataset,
         batch_sampler=sampler,

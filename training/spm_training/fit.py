@@ -29,7 +29,15 @@ from spm_runtime.errors import ModelError, ParameterError
 from spm_training.checkpoint import load_checkpoint, save_checkpoint
 from spm_training.cost import cost_of
 from spm_training.data import AtomsBatch, Split, train_loader, validation_batches
-from spm_training.distributed import World, any_rank, average_buffers, check_equal_weights, sum_over_ranks, world
+from spm_training.distributed import (
+    World,
+    any_rank,
+    average_buffers,
+    check_equal_weights,
+    share_cores,
+    sum_over_ranks,
+    world,
+)
 from spm_training.recipe import Recipe
 from spm_training.run import RunFolder
 from spm_training.task import AtomsTask, build_network
@@ -90,7 +98,7 @@ def fit(
     DeviceError
         If CUDA was asked for and is not there.
     """
-    with world(device) as place, _deterministic(place.device):
+    with world(device) as place, _torch_settings(place.device):
         if recipe.data.batch % place.size:
             raise ParameterError(
                 f"data.batch {recipe.data.batch}: cannot be shared by {place.size} processes; expected a multiple. "
@@ -153,8 +161,13 @@ class Trainer:
         )
         self.progress = Progress()
         share = {"rank": place.rank, "world_size": place.size}
+        on_gpu = place.device.type == "cuda"
+        workers, threads = share_cores(
+            recipe.data.num_workers, recipe.training.threads, cores=place.cores, on_gpu=on_gpu
+        )
+        torch.set_num_threads(threads)
         self.loader, self.sampler = train_loader(
-            self.task.dataset(Split.TRAIN), pin_memory=place.device.type == "cuda", **share
+            self.task.dataset(Split.TRAIN), workers=workers, pin_memory=on_gpu, **share
         )
         self.validation = validation_batches(self.task.dataset(Split.VALIDATION), **share)
 
@@ -382,9 +395,9 @@ class _StopRequest:
 
 
 @contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms on the CPU; on CUDA the fastest ones, where a resume agrees only within rounding."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+def _torch_settings(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms on the CPU, the fastest ones on CUDA; leaves torch's global settings as they were."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.get_num_threads()
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.backends.cudnn.benchmark = device.type == "cuda"
     try:
@@ -392,3 +405,4 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+        torch.set_num_threads(before[2])

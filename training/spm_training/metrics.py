@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-__all__ = ["Counts", "Matches", "chamfer_px", "count", "match"]
+__all__ = ["Counts", "Matches", "chamfer_px", "count", "match", "unforgiven"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,17 +182,26 @@ def count(
     tolerance_px
         Largest distance of a pair.
     """
+    judged = unforgiven(found_yx_px, true_yx_px, required, tolerance_px)
+    truth = np.asarray(true_yx_px, dtype=np.float64).reshape(-1, 2)[required]
+    pairs = match(judged, truth, tolerance_px)
+    return Counts(len(pairs), len(judged) - len(pairs), len(truth) - len(pairs), float(np.sum(pairs.distance_px**2)))
+
+
+def unforgiven(
+    found_yx_px: NDArray[np.float64],
+    true_yx_px: NDArray[np.float64],
+    required: NDArray[np.bool_],
+    tolerance_px: float,
+) -> NDArray[np.float64]:
+    """The found ``(N', 2)`` positions without those that answer an optional true one; parameters as of `count`."""
     found = np.asarray(found_yx_px, dtype=np.float64).reshape(-1, 2)
     truth = np.asarray(true_yx_px, dtype=np.float64).reshape(-1, 2)
-    pairs = match(found, truth[required], tolerance_px)
-    rest = np.delete(found, pairs.found, axis=0)
-    forgiven = len(match(rest, truth[~required], tolerance_px))
-    return Counts(
-        len(pairs),
-        len(rest) - forgiven,
-        int(required.sum()) - len(pairs),
-        float(np.sum(pairs.distance_px**2)),
-    )
+    left_over = np.ones(len(found), bool)
+    left_over[match(found, truth[required], tolerance_px).found] = False
+    candidates = np.flatnonzero(left_over)
+    forgiven = candidates[match(found[candidates], truth[~required], tolerance_px).found]
+    return np.delete(found, forgiven, axis=0)
 
 
 def chamfer_px(found_yx_px: NDArray[np.float64], true_yx_px: NDArray[np.float64]) -> float:

@@ -87,8 +87,8 @@ class DataOptions(_Options):
     batch: Count = 16
     steps_per_epoch: Count = 200
     validation_images: Count = 128
-    #: Worker processes per rank that simulate; 0 simulates in the training process.
-    num_workers: Annotated[int, Field(ge=0)] = 1
+    #: Worker processes per rank that simulate: 0 simulates in the training process, -1 suits the machine.
+    num_workers: Annotated[int, Field(ge=-1)] = -1
 
 
 class OptimiserOptions(_Options):
@@ -120,6 +120,9 @@ class TrainingOptions(_Options):
 
     epochs: Count = 60
     seed: Annotated[int, Field(ge=0)] = 0
+    #: Threads of one operator on the CPU; 0 suits the machine (see `spm_training.distributed.share_cores`). A resume is equal
+    #: bit for bit only with the same number.
+    threads: Annotated[int, Field(ge=0)] = 0
     #: bfloat16 runs convolutions in bfloat16 (autocast) on CPU and GPU; weights stay float32.
     precision: Literal["float32", "bfloat16"] = "float32"
     #: Decay per step of the moving average of the weights, which is what is validated and exported; 0 is none.
@@ -130,8 +133,25 @@ class TrainingOptions(_Options):
     pictures_every_epochs: Count = 5
 
 
+class ParameterOptions(_Options):
+    """Defaults of the parameters that the user of the exported model may change."""
+
+    filter_lower_bound: Fraction = 0.4
+    filter_window_size: Annotated[float, Field(gt=0, le=1.5)] = 0.6
+
+
+class CardOptions(_Options):
+    """What the model card says that no training can find out."""
+
+    modalities: tuple[Literal["stm", "afm", "stem"], ...] = ("stem", "stm")
+    #: Range of pixel sizes of scans that the model is meant for.
+    pixel_size_min_nm: Positive = 0.003
+    pixel_size_max_nm: Positive = 0.25
+    known_failures: tuple[str, ...] = ()
+
+
 class Recipe(_Options):
-    """Everything that decides a training."""
+    """Everything that decides a training, and what the exported package says of it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
     task: Literal["atoms"]
@@ -149,6 +169,8 @@ class Recipe(_Options):
     plateau: PlateauOptions = PlateauOptions()
     early_stopping: EarlyStoppingOptions = EarlyStoppingOptions()
     training: TrainingOptions = TrainingOptions()
+    parameters: ParameterOptions = ParameterOptions()
+    card: CardOptions = CardOptions()
 
     @pydantic.model_validator(mode="after")
     def _crop_fits(self) -> Recipe:

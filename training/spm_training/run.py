@@ -19,10 +19,11 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spm_runtime.errors import ParameterError
-from spm_training.checkpoint import write_atomically
 from spm_training.cost import Cost
+from spm_training.files import write_atomically
 from spm_training.recipe import Recipe, read_recipe, to_toml
 
 __all__ = ["RunFolder", "git_commit"]
@@ -127,6 +128,12 @@ class RunFolder:
         }
         write_atomically(self.facts_file, (json.dumps(facts, indent=2) + "\n").encode())
 
+    def facts(self) -> dict[str, Any]:
+        """What `write_facts` wrote."""
+        if not self.facts_file.is_file():
+            raise ParameterError(f"{self.facts_file}: not found; expected the facts of a run. Give a run folder.")
+        return dict(json.loads(self.facts_file.read_text(encoding="utf-8")))
+
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Add the line of an epoch."""
         with self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
@@ -163,5 +170,14 @@ def _comparable(recipe: Recipe) -> dict[str, object]:
             values.update({f"{key}.{name}": entry for name, entry in value.items()})
         else:
             values[key] = value
-    free = ("training.epochs", "early_stopping.", "data.num_workers", "cpu_gflops", "title", "data_source")
+    free = (
+        "training.epochs",
+        "early_stopping.",
+        "data.num_workers",
+        "parameters.",
+        "card.",
+        "cpu_gflops",
+        "title",
+        "data_source",
+    )
     return {key: value for key, value in values.items() if not key.startswith(free)}

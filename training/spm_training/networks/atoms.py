@@ -62,7 +62,7 @@ class AtomsNet(nn.Module):
             raise ValueError(f"base_width and depth are at least 1, got {base_width} and {depth}")
         self.base_width = base_width
         self.depth = depth
-        self.stride = 2**depth
+        self.stride: int = 2**depth
         widths = [base_width * 2**level for level in range(depth + 1)]
         self.encoder = nn.ModuleList(
             _DoubleConv(1 if level == 0 else widths[level - 1], widths[level]) for level in range(depth)
@@ -83,6 +83,15 @@ class AtomsNet(nn.Module):
             nn.Linear(hidden, 1),
         )
         nn.init.constant_(cast(nn.Linear, self.spacing_head[-1]).bias, math.log(_SPACING_START_PX))
+
+    @property
+    def halo_px(self) -> int:
+        """How far an output pixel of the confidence map looks in any direction, at most.
+
+        Each level has four 3×3 convolutions (two on the way down, two up) that reach ``2**level`` pixels each, the bottleneck
+        two; the grid of the max-pools adds up to ``stride − 1``.
+        """
+        return 4 * (self.stride - 1) + 2 * self.stride + self.stride - 1
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Confidence of an atom column at every pixel, and the mean spacing.

@@ -1,0 +1,157 @@
+"""From a trained network to the bytes of an ONNX file."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from spm_training.networks.atoms import AtomsNet
+
+__all__ = ["AtomsGraph", "deployable", "to_onnx"]
+
+#: Opset 18 with IR version 8 loads on onnxruntime 1.14 and later, also on the last one for old glibc.
+OPSET = 18
+IR_VERSION = 8
+#: Tensors smaller than this stay float32 when weights are stored in half precision: they weigh nothing.
+_SMALL = 1024
+
+
+class AtomsGraph(nn.Module):
+    """The network as it is exported.
+
+    Parameters
+    ----------
+    network
+        A network in evaluation mode.
+    """
+
+    def __init__(self, network: AtomsNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, 1, H, W)`` levelled image → confidence ``(B, 1, H, W)`` in [0, 1] and spacing in pixels ``(B, 1)``."""
+        confidence, spacing_px = self.network(image)
+        return confidence.clamp(0.0, 1.0), spacing_px[:, None]
+
+
+def deployable(network: AtomsNet, *, half: bool = False) -> AtomsNet:
+    """A copy for inference: batch norms folded into the convolutions, weights rounded to float16 where asked.
+
+    Parameters
+    ----------
+    network
+        The trained network; it is left as it is.
+    half
+        Round the weights to values that float16 holds; they stay float32 tensors.
+    """
+    folded = copy.deepcopy(network).cpu().eval()
+    for block in (*folded.encoder, folded.bottleneck, *folded.decoder):
+        layers = list(cast(nn.Sequential, block))
+        for place, (first, second) in enumerate(itertools.pairwise(layers)):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                block[place] = fuse_conv_bn_eval(first, second)
+                block[place + 1] = nn.Identity()
+    if half:
+        with torch.no_grad():
+            for parameter in folded.parameters():
+                if parameter.numel() >= _SMALL:
+                    parameter.copy_(parameter.half().float())
+    return folded
+
+
+def to_onnx(network: AtomsNet, *, identity: str, half: bool = False) -> bytes:
+    """Export a network whose batch size, height and width stay free.
+
+    Parameters
+    ----------
+    network
+        As `deployable` returns it.
+    identity
+        ``name@version``, the only metadata in the file.
+    half
+        Store the weights as float16, which halves the file; they are cast to float32 when the model is loaded. Exact when the
+        network was rounded by `deployable`.
+
+    Returns
+    -------
+    bytes
+    """
+    example = torch.zeros(2, 1, 3 * network.stride, 4 * network.stride)
+    batch, rows, columns = (torch.export.Dim(name, min=1, max=4096) for name in ("batch", "rows", "columns"))
+    shapes = {"image": {0: batch, 2: network.stride * rows, 3: network.stride * columns}}
+    with _quiet():
+        program = torch.onnx.export(
+            AtomsGraph(network).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["confidence", "spacing_px"],
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:  # what the signature allows for the other exporter
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = program.model_proto
+    _strip(model)
+    if half:
+        _store_half(model)
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "adatom", ""
+    model.metadata_props.append(onnx.StringStringEntryProto(key="model", value=identity))
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out what the exporter says of its own source files: no path of a training machine leaves it."""
+    del model.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for entry in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        entry.doc_string = ""
+        del entry.metadata_props[:]
+
+
+def _store_half(model: onnx.ModelProto) -> None:
+    """Store large weights as float16 and cast them to float32 inside the graph."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < _SMALL:
+            continue
+        values: NDArray[np.float32] = numpy_helper.to_array(tensor)
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        model.graph.node.insert(0, node)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch says about itself while it exports (deprecations inside torch, absent torchvision)."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
