@@ -132,9 +132,10 @@ def _number(name: object, value: object) -> float:
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_analysis_options
-def run(paths: tuple[Path, ...], out: Path, **options: Any) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Also name the files that are no scans.")
+def run(paths: tuple[Path, ...], out: Path, verbose: bool, **options: Any) -> None:
     """Analyse files and folders (recursively) and go on after a bad file."""
-    sys.exit(SOME_FAILED if run_batch(paths, out, _settings(**options)) else ALL_DONE)
+    sys.exit(SOME_FAILED if run_batch(paths, out, _settings(**options), verbose=verbose) else ALL_DONE)
 
 
 @main.command()

@@ -51,13 +51,19 @@ def level_for_network(image: NDArray[np.float32], *, radius_px: int = BACKGROUND
 
 def fit_plane(image: NDArray[np.float32]) -> NDArray[np.float64]:
     """The least-squares plane through the measured pixels, ``(H, W)`` float64 in the unit of the image."""
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float64)
     there = np.isfinite(image)
-    if there.sum() < 3:
+    count = int(there.sum())
+    if count < 3:
         return np.zeros(image.shape)
-    design = np.stack([y[there], x[there], np.ones(int(there.sum()))], axis=1)
-    slope_y, slope_x, offset = np.linalg.lstsq(design, image[there].astype(np.float64), rcond=None)[0]
-    return np.asarray(slope_y * y + slope_x * x + offset)
+    values = np.where(there, image, 0).astype(np.float64)
+    rows, columns = there.sum(axis=1), there.sum(axis=0)
+    y = np.arange(image.shape[0]) - rows @ np.arange(image.shape[0]) / count
+    x = np.arange(image.shape[1]) - columns @ np.arange(image.shape[1]) / count
+    # Sums over the measured pixels, from sums along rows and columns; positions count from their centre of mass.
+    mixed = y @ (there @ x)
+    moments = np.array([[rows @ y**2, mixed], [mixed, columns @ x**2]])
+    slope = np.linalg.lstsq(moments, np.array([values.sum(axis=1) @ y, values.sum(axis=0) @ x]), rcond=None)[0]
+    return np.asarray(slope[0] * y[:, None] + slope[1] * x + values.sum() / count)
 
 
 def level_for_display(image: NDArray[np.float32], *, local: float = 0.5) -> NDArray[np.uint8]:

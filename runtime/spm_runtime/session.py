@@ -28,6 +28,7 @@ __all__ = [
     "Session",
     "card_problem",
     "gpu_cards",
+    "limit_threads",
     "runtime_versions",
     "self_test",
     "shared_session",
@@ -68,7 +69,7 @@ class Session:
     require_gpu
         Fail where ``auto`` would take the CPU.
     threads
-        Threads of one operator; 0 leaves it to onnxruntime.
+        Threads of one operator; 0 takes what `limit_threads` set, or leaves it to onnxruntime.
 
     Raises
     ------
@@ -89,7 +90,7 @@ class Session:
         self.warnings: tuple[str, ...] = ()
         data = package.verified_weights()
         wanted = device if device != "auto" else ("cuda" if gpu_cards() else "cpu")
-        self._session = _load(data, package, wanted, threads)
+        self._session = _load(data, package, wanted, threads or _default_threads)
         self.provider: str = self._session.get_providers()[0]
         if self.provider != _PROVIDERS[wanted]:
             reason = _why_not(wanted)
@@ -136,6 +137,13 @@ def shared_session(package: ModelPackage, device: Device = "auto", *, require_gp
     return _shared[key]
 
 
+def limit_threads(threads: int) -> None:
+    """Set how many threads an operator of a session opened from now on may use, in this process; 0 for no limit."""
+    global _default_threads
+    _default_threads = threads
+
+
+_default_threads = 0
 _shared: dict[tuple[Path, str, str, bool], Session] = {}
 
 

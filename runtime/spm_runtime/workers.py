@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Self
 
 from spm_runtime.discovery import Job
 from spm_runtime.results._outcome import Outcome
+from spm_runtime.session import limit_threads
 
 __all__ = ["Workers"]
 
@@ -107,9 +109,11 @@ class Workers:
 
 def _pool(processes: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, mp_context=context, initializer=_ignore_interrupts)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare, initargs=(threads,))
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the parent process, which lets the scans in hand finish."""
+def _prepare(threads: int) -> None:
+    """Share the cores among the workers, and leave Ctrl-C to the parent process, which lets the scans in hand finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit_threads(threads)
