@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from spm_runtime.errors import ScanError
-from spm_runtime.readers._images import MIN_SIDE, is_reciprocal, layout, pixel_pair_nm, plain
+from spm_runtime.readers._images import MAX_FRAMES, MIN_SIDE, is_reciprocal, pixel_pair_nm, plain
 from spm_runtime.scan import Modality
 
 __all__ = ["Picture", "berkeley", "datasets", "generic", "hyperspy", "velox"]
@@ -176,10 +176,10 @@ def berkeley(found: Sequence[h5py.Dataset]) -> list[Picture] | None:
         group = dataset.parent
         if dataset.dtype.kind not in "biuf" or dataset.ndim < 2 or "emd_group_type" not in group.attrs:
             continue
-        known = True
         dims = [dim for index in range(dataset.ndim) if (dim := _dataset(group, f"dim{index + 1}")) is not None]
         if len(dims) != dataset.ndim:
             continue
+        known = True
         names = [_unit(dim.attrs.get("name")).casefold() for dim in dims]
         units = [_unit(dim.attrs.get("units")) for dim in dims]
         y, x = dataset.ndim - 2, dataset.ndim - 1
@@ -193,10 +193,11 @@ def berkeley(found: Sequence[h5py.Dataset]) -> list[Picture] | None:
     return pictures if known else None
 
 
-def generic(found: Sequence[h5py.Dataset], path: Path) -> list[Picture]:
-    """Files of no convention: every data set that is shaped like an image, without a pixel size.
+def generic(found: Sequence[h5py.Dataset]) -> list[Picture]:
+    """Files of no convention: every data set that is shaped like an image or a stack of them, without a pixel size.
 
-    Atomap keeps copies of the image beside the positions that were found in it: these are results, not images.
+    Atomap keeps copies of the image beside the positions that were found in it: these are results, not images. MATLAB
+    writes its arrays transposed, which its attributes tell.
     """
     pictures = []
     for dataset in found:
@@ -204,10 +205,13 @@ def generic(found: Sequence[h5py.Dataset], path: Path) -> list[Picture]:
         if shape is None or len(shape) not in (2, 3) or dataset.dtype.kind not in "iuf" or 0 in shape:
             continue
         colours = len(shape) == 3 and shape[2] in (1, 3, 4)
-        if min(shape[:2] if colours else shape[-2:]) < MIN_SIDE or "atom_positions" in dataset.parent:
+        sides = shape[:2] if colours else shape[-2:]
+        too_long = len(shape) == 3 and not colours and shape[0] > MAX_FRAMES
+        if min(sides) < MIN_SIDE or too_long or "atom_positions" in dataset.parent:
             continue
-        layout(path, shape)
         axes = (0, 1) if colours else (len(shape) - 2, len(shape) - 1)
+        if "MATLAB_class" in dataset.attrs:
+            axes = axes[::-1]
         pictures.append(Picture(dataset, str(dataset.name).strip("/"), axes=axes, modality="unknown"))
     return pictures
 

@@ -44,7 +44,7 @@ def _read(path: Path) -> Iterator[Scan]:
     # Without a lock: the program that writes the file may still have it open, and network shares know none.
     with h5py.File(path, "r", locking=False) as file:
         found = datasets(file, path)
-        pictures = _pictures(path, file, found)
+        pictures = _pictures(file, found)
         stored = [picture for picture in pictures if _check(path, picture, size)]
         if not stored:
             raise ScanError(
@@ -58,11 +58,11 @@ def _read(path: Path) -> Iterator[Scan]:
             yield from _scans(path, picture, name)
 
 
-def _pictures(path: Path, file: h5py.File, found: list[h5py.Dataset]) -> list[Picture]:
+def _pictures(file: h5py.File, found: list[h5py.Dataset]) -> list[Picture]:
     for pictures in (velox(file), hyperspy(file), berkeley(found)):
         if pictures is not None:
             return pictures
-    return generic(found, path)
+    return generic(found)
 
 
 def _scans(path: Path, picture: Picture, channel: str) -> Iterator[Scan]:

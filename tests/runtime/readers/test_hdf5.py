@@ -255,6 +255,24 @@ def test_user_block(tmp_path, picture):
     np.testing.assert_array_equal(open_scan(tmp_path / "a.mat").image, picture.astype(np.float32))
 
 
+def test_matlab_arrays_are_transposed(tmp_path, rng):
+    stack = rng.normal(size=(12, 20, 3)).astype(np.float32)  # rows, columns, frames in MATLAB
+    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
+        for name, array in (("image", stack[..., 0]), ("stack", stack)):
+            file[name] = array.T
+            file[name].attrs["MATLAB_class"] = np.bytes_(b"single")
+    image, *frames = read_scans(tmp_path / "a.mat")
+    np.testing.assert_array_equal(image.image, stack[..., 0])
+    np.testing.assert_array_equal(np.stack([scan.image for scan in frames], axis=-1), stack)
+
+
+def test_stacks_that_are_too_long_do_not_hide_the_image(tmp_path, picture):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("patterns", (70000, 8, 8), "u1", compression="gzip", chunks=(700, 8, 8))[:] = 1
+        file["survey"] = picture
+    assert [scan.label for scan in read_scans(tmp_path / "a.h5")] == ["survey"]
+
+
 def test_frames_are_read_one_by_one(tmp_path):
     """The first frame of a long stack does not wait for the last one."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -313,7 +331,7 @@ def test_a_data_set_with_one_chunk_of_terabytes_is_refused(tmp_path, shape):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         data = file.create_dataset("image", shape, "f8", chunks=(1,) * (len(shape) - 2) + (8, 8), compression="gzip")
         data[(*(0,) * (len(shape) - 2), slice(8), slice(8))] = 1.0
-    with pytest.raises(ScanError, match=r"claims|a stack of"):
+    with pytest.raises(ScanError, match=r"claims|none of them an image"):
         open_scan(tmp_path / "a.h5")
 
 
