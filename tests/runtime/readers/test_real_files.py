@@ -127,10 +127,6 @@ STEM_ROWS = [
         picture=marks(_csv, "bpy_crop20.csv", 0.1)),
 ]  # fmt: skip
 
-STM_ROWS: list[Row] = []
-
-AFM_ROWS: list[Row] = []
-
 
 def _levelled(scan: Scan) -> np.ndarray:
     """The image without its mean plane and without the median of each row."""
@@ -229,7 +225,68 @@ CONTROLLER_ROWS = [
         picture=_dots((38, 26), (34, 80), (195, 91), off=(60, 40), sign=-1)),
 ]  # fmt: skip
 
-ROWS = [*STEM_ROWS, *STM_ROWS, *AFM_ROWS, *CONTROLLER_ROWS]
+
+def _spots(*spots: tuple[int, int, int], radius: int = 3) -> Callable[[Scan], None]:
+    """A check that a surface is high (1) or low (-1) at some pixels, ``(row, column, sign)``."""
+
+    def check(scan: Scan) -> None:
+        y, x = np.mgrid[: scan.shape[0], : scan.shape[1]]
+        plane = np.stack([np.ones(y.size), y.ravel(), x.ravel()], axis=1)
+        heights = scan.image.astype(float).ravel()
+        image = (heights - plane @ np.linalg.lstsq(plane, heights, rcond=None)[0]).reshape(scan.shape)
+        for row, column, sign in spots:
+            patch = image[max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1]
+            assert sign * patch.mean() > 0.5 * image.std(), (row, column)
+
+    return check
+
+
+PROBE_ROWS = [
+    Row("stm/A151216.123306-02602.sxm", scans=18, shape=(128, 128), pixel_size_nm=(0.015625,) * 2,
+        offset_nm=(-312.4986, -333.5099), angle_deg=0.0, unit="Hz", modality="afm", channel="Frequency_Shift",
+        direction="forward", extremes=(-4.840730190, -1.466526270), warnings=("'Z' carries no image",),
+        picture=_spots((70, 37, -1), (61, 122, 1), (105, 10, 1))),
+    Row("stm/Image_671.sxm", scans=14, shape=(256, 256), pixel_size_nm=(0.1953125,) * 2, offset_nm=(25.0, 25.0),
+        angle_deg=0.0, unit="m", modality="stm", channel="Z", direction="forward",
+        extremes=(-1.280502e-07, -1.269032e-07), picture=_spots((10, 245, -1), (245, 20, 1), (95, 201, 1))),
+    Row("stm/STM_nanonis_generic_4_5.sxm", scans=4, shape=(256, 256), pixel_size_nm=(0.015625,) * 2,
+        offset_nm=(11.30423, -528.0251), angle_deg=0.0, unit="m", modality="stm", channel="Z", direction="forward",
+        extremes=(9.144658e-09, 9.339756e-09), picture=_spots((245, 20, -1), (250, 245, 1))),
+    Row("stm/Si_7x7_012.sxm", scans=4, shape=(256, 256), pixel_size_nm=(0.78125,) * 2, offset_nm=(0.0, 0.0), angle_deg=0.0,
+        unit="m", modality="stm", channel="Z", direction="forward", extremes=(-4.566347e-08, -4.121504e-08),
+        picture=_spots((10, 250, -1), (150, 150, 1))),
+    Row("stm/Si_7x7_028.sxm", scans=4, shape=(256, 256), pixel_size_nm=(0.1953125,) * 2, offset_nm=(0.0, 0.0), angle_deg=0.0,
+        unit="m", modality="stm", channel="Z", direction="forward", extremes=(-5.686785e-08, -5.622027e-08),
+        picture=_spots((240, 40, 1))),
+    Row("stm/probeflow_nanonis.sxm", scans=4, shape=(160, 160), pixel_size_nm=(0.0625,) * 2, offset_nm=(56.57749, 470.9271),
+        angle_deg=0.0, unit="m", modality="stm", channel="Z", direction="forward", extremes=(1.0538e-07, 1.057491e-07),
+        picture=_spots((57, 70, -1), (100, 114, -1), (70, 93, 1))),
+    Row("stm/probeflow_createc_afm.dat", scans=10, shape=(256, 256), pixel_size_nm=(0.058595547,) * 2,
+        offset_nm=(24.57124217, 304.3315430), angle_deg=0.0, unit="m", modality="afm", channel="Topography",
+        direction="forward", extremes=(-1.249978e-07, -1.243693e-07), picture=_spots((3, 128, -1), (128, 128, 1))),
+    Row("stm/probeflow_createc_scan_11nm.dat", scans=4, shape=(512, 512), pixel_size_nm=(0.02197332031,) * 2,
+        offset_nm=(-467.314623, 346.144958), angle_deg=0.0, unit="m", modality="stm", channel="Topography",
+        direction="forward", extremes=(-4.313264e-08, -4.258081e-08), picture=_spots((214, 235, -1))),
+    Row("stm/probeflow_createc_terrace.dat", scans=4, shape=(512, 512), pixel_size_nm=(0.2124088281,) * 2,
+        offset_nm=(-75.82929672, -6.37207031), angle_deg=0.0, unit="m", modality="stm", channel="Topography",
+        direction="forward", extremes=(-1.364658e-09, 9.021495e-11), picture=_spots((264, 344, -1), (96, 425, 1))),
+    Row("stm/spiepy_image_with_defects.dat", shape=(256, 256), unit="m", modality="stm", channel="Z",
+        extremes=(4.079374e-12, 9.860197e-10), picture=_spots((217, 48, 1), (68, 104, -1))),
+    Row("stm/spiepy_image_with_step_edge_and_atoms.dat", shape=(512, 512), unit="m", modality="stm", channel="Z",
+        extremes=(-1.957637e-09, 2.468676e-09), picture=_spots((350, 404, -1), (62, 385, 1))),
+    Row("afm/GwiddionReader_chip.gwy", error=ScanError, match=r"GWYO.*save it again"),
+    Row("afm/PTO_110_Virgin0001.gwy", scans=4, shape=(256, 256), pixel_size_nm=(39.21568627,) * 2, unit="m",
+        modality="afm", channel="Height", direction="backward", extremes=(-1.545857e-08, 1.096367e-07),
+        picture=_spots((105, 243, 1), (38, 32, 1), (228, 41, 1))),
+    Row("afm/IgorIBWReader_ImageStack_BTFO_DSO.ibw", scans=4, shape=(256, 256), pixel_size_nm=(7.843137255,) * 2,
+        offset_nm=(0.0, 0.0), angle_deg=0.0, unit="m", modality="afm", channel="Height", direction="backward",
+        extremes=(-3.476373e-09, 2.948823e-09), picture=_spots((198, 255, 1), (198, 150, -1), radius=0)),
+    Row("afm/IgorIBWReader_P0089OP0027.ibw", scans=5, shape=(256, 256), pixel_size_nm=(7.843137255,) * 2,
+        offset_nm=(0.0, 0.0), angle_deg=0.0, unit="m", modality="afm", channel="Height", direction="backward",
+        extremes=(-2.253887e-08, 2.504748e-08), picture=_spots((162, 134, 1), (3, 37, -1))),
+]  # fmt: skip
+
+ROWS = [*STEM_ROWS, *PROBE_ROWS, *CONTROLLER_ROWS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.file)
