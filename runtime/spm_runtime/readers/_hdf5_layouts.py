@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from spm_runtime.errors import ScanError
-from spm_runtime.readers._images import MAX_FRAMES, MIN_SIDE, is_reciprocal, pixel_pair_nm, plain
+from spm_runtime.readers._images import FREE_BYTES, MAX_FRAMES, MIN_SIDE, is_reciprocal, pixel_pair_nm, plain
 from spm_runtime.scan import Modality
 
 __all__ = ["Picture", "berkeley", "datasets", "generic", "hyperspy", "velox"]
@@ -108,7 +108,7 @@ def velox(file: h5py.File) -> list[Picture] | None:
 
 
 def _velox_metadata(group: h5py.Group) -> Mapping[str, object]:
-    dataset = _dataset(group, "Metadata")
+    dataset = _small(group, "Metadata")
     if dataset is None or dataset.dtype != np.uint8 or dataset.ndim != 2 or not 0 < dataset.shape[0] <= MAX_JSON:
         return {}
     if dataset.shape[1] == 0:
@@ -122,7 +122,7 @@ def _velox_detector(file: h5py.File, path: str) -> str:
     """The detector that Velox's list of operations names for an image, where the image itself does not."""
     operations = _group(file, "Operations/StemInputOperation")
     for key in operations or ():
-        dataset = _dataset(operations, key)
+        dataset = _small(operations, key)
         if dataset is None or dataset.size != 1:
             continue
         value = dataset[()]
@@ -176,7 +176,7 @@ def berkeley(found: Sequence[h5py.Dataset]) -> list[Picture] | None:
         group = dataset.parent
         if dataset.dtype.kind not in "biuf" or dataset.ndim < 2 or "emd_group_type" not in group.attrs:
             continue
-        dims = [dim for index in range(dataset.ndim) if (dim := _dataset(group, f"dim{index + 1}")) is not None]
+        dims = [dim for index in range(dataset.ndim) if (dim := _small(group, f"dim{index + 1}")) is not None]
         if len(dims) != dataset.ndim:
             continue
         known = True
@@ -224,6 +224,14 @@ def _group(parent: h5py.Group, name: str) -> h5py.Group | None:
 def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset | None:
     item = _own(parent, name)
     return item if isinstance(item, h5py.Dataset) else None
+
+
+def _small(parent: h5py.Group, name: str) -> h5py.Dataset | None:
+    """A data set of metadata; None where reading a value of it would open another file or allocate a huge chunk."""
+    dataset = _dataset(parent, name)
+    if dataset is None or dataset.external or dataset.is_virtual:
+        return None
+    return dataset if math.prod(dataset.chunks or (1,)) * dataset.dtype.itemsize <= FREE_BYTES else None
 
 
 def _own(parent: h5py.Group, name: str) -> object:

@@ -15,6 +15,7 @@ from spm_runtime.readers._api import check_claim
 from spm_runtime.scan import to_nm
 
 __all__ = [
+    "FREE_BYTES",
     "MAX_FRAMES",
     "MIN_SIDE",
     "as_image",

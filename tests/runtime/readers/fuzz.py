@@ -39,7 +39,7 @@ def position(rng: random.Random, size: int) -> int:
     """A place in a file: mostly in the header, sometimes anywhere, sometimes near the end."""
     draw = rng.random()
     if draw < 0.5:
-        return min(int(rng.expovariate(1 / 150)), size - 1)
+        return min(int(rng.expovariate(1 / rng.choice((30, 300, 3000)))), size - 1)
     if draw < 0.7:
         return min(int(size ** rng.random()), size - 1)
     if draw < 0.85:

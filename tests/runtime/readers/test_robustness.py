@@ -87,6 +87,29 @@ def plain_hdf5(folder):
     return folder / "a.h5"
 
 
+def nanonis(folder):
+    channels = [(name, "m", {"forward": RAW * 1e-12, "backward": RAW * -1e-12}) for name in ("Z", "Current")]
+    return save(folder, "a.sxm", sibling("test_nanonis_sxm").sxm(channels))
+
+
+def gwyddion(folder):
+    module = sibling("test_gwyddion")
+    heights = module.field(RAW * 1e-12)
+    container = module.GwyContainer({"/0/data": heights, "/0/data/title": "Z (Forward)", "/1/data": heights})
+    container.tofile(str(folder / "a.gwy"))
+    return folder / "a.gwy"
+
+
+def igor(folder):
+    module = sibling("test_igor_ibw")
+    return save(folder, "a.ibw", module.ibw(np.stack([RAW * 1e-12] * 4).astype(np.float32), labels=module.LABELS))
+
+
+def createc(folder, kind):
+    images = np.abs(RAW).astype(np.float32).reshape(4, 6, 10) / 4 + 1
+    return save(folder, "a.dat", sibling("test_createc").dat(images, kind))
+
+
 def dm(folder, version):
     writer = sibling("conftest").Dm(version)
     tags = [("DigiScan", [("Sample Time", 2.0), ("Text", "abc"), ("Values", np.arange(9, dtype=np.float32))])]
@@ -111,6 +134,12 @@ SEEDS = {
     "dm4": lambda folder: dm(folder, 4),
     "ser": lambda folder: save(folder, "a_1.ser", sibling("conftest").make_ser(STACK)),
     "mrc": lambda folder: save(folder, "a.mrc", sibling("conftest").make_mrc(STACK)),
+    "nanonis": nanonis,
+    "gwyddion": gwyddion,
+    "igor": igor,
+    "createc": lambda folder: createc(folder, "[Paramco32]"),
+    "createc-plain": lambda folder: createc(folder, "[Parameter]"),
+    "spiepy": lambda folder: save(folder, "a.dat", sibling("test_spiepy").dat(RAW * 1e-12)),
     "bruker": lambda folder: sibling("test_bruker").write(folder, [RAW.astype("<i2")] * 2),
     "rhk": lambda folder: sibling("test_rhk_sm4").write(folder, [{"raw": RAW}, {"raw": RAW, "label": "Current"}]),
     "jpk": lambda folder: (m := sibling("test_jpk")).write(folder, (RAW.astype(np.int32), m.HEIGHT)),
