@@ -1,0 +1,40 @@
+"""Compiled kernels of Adatom: pure functions on arrays, with NumPy and Numba and nothing else.
+
+=====================  ==============================================================================
+`local_maxima`         peaks of a score map: maxima of the square window around them
+`box_nms`              the best of overlapping squares, by score
+`refine_gaussian`      sub-pixel positions with their standard deviation, by Gaussian fits
+`refine_centroid`      sub-pixel positions by iterated centroids: cheaper, less exact
+`sliding_median`       running median over a large window, the background of an image
+`warm`                 compiles all of them ahead of time
+=====================  ==============================================================================
+
+Images are ``(H, W)`` float32, row 0 at the top; positions are ``(N, 2)`` float64 of ``(y, x)`` in pixels, pixel centres
+at integers. Non-finite pixels are missing. No function changes its input. Wrong shapes and types raise ValueError, which
+says what was seen and what was expected.
+
+The kernels run on one thread and release Python's global lock. Numba compiles each one on its first call (all of them:
+about 8 s, see `warm`) and keeps the result beside the source file, so later processes load it in half a second. A
+read-only installation needs the environment variable ``NUMBA_CACHE_DIR``, a folder that the user can write: without it
+Numba falls back to the user's cache folder, and where that cannot be written either, the import fails with "cannot cache
+function".
+"""
+
+from __future__ import annotations
+
+from spm_kernels._warm import warm
+from spm_kernels.background import sliding_median
+from spm_kernels.nms import box_nms
+from spm_kernels.peaks import local_maxima
+from spm_kernels.refine import Centroids, GaussianFits, refine_centroid, refine_gaussian
+
+__all__ = [
+    "Centroids",
+    "GaussianFits",
+    "box_nms",
+    "local_maxima",
+    "refine_centroid",
+    "refine_gaussian",
+    "sliding_median",
+    "warm",
+]
