@@ -44,6 +44,12 @@ KEPT_TAGS = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artis
 #: Bits per sample that lie in a file as they lie in memory.
 WHOLE_BITS = {8, 16, 32, 64}
 
+#: What the values mean where a viewer shows them otherwise.
+PHOTOMETRIC_NOTES: dict[int, str] = {
+    tifffile.PHOTOMETRIC.MINISWHITE: "stored with zero as white: bright columns are dark in these values",
+    tifffile.PHOTOMETRIC.PALETTE: "drawn with a palette: the values are the numbers behind its colours",
+}
+
 # Its remarks on odd tags go to stderr otherwise; what a user must know becomes a warning of the scan or an error.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
@@ -207,8 +213,8 @@ def _split(page: _Page, array: NDArray[Any]) -> Iterator[tuple[NDArray[Any], tup
     """The images of one decoded page, colours last, each with what is to be said about it."""
     axes = page.page.axes
     notes: tuple[str, ...] = ()
-    if page.page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        notes = ("stored with zero as white: bright columns are dark in these values",)
+    if (note := PHOTOMETRIC_NOTES.get(page.page.photometric)) is not None:
+        notes = (note,)
     if page.images == 1:
         colour = _is_colour(page.page)
         if axes == "SYX":

@@ -230,6 +230,20 @@ def test_inverted_grey_is_kept_and_told(tmp_path, picture):
     assert "zero as white" in scan.warnings[0]
 
 
+def test_a_palette_is_left_out_and_told(tmp_path, picture):
+    colours = np.stack([np.arange(256)[::-1] * 257] * 3).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", picture, photometric="palette", colormap=colours)
+    scan = open_scan(tmp_path / "a.tif")
+    np.testing.assert_array_equal(scan.image, picture)
+    assert "the numbers behind its colours" in scan.warnings[0]
+
+
+def test_volume_gives_frames(tmp_path, rng):
+    volume = rng.integers(0, 255, size=(5, 32, 48)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", volume, volumetric=True, tile=(1, 16, 16), photometric="minisblack")
+    np.testing.assert_array_equal(np.stack([scan.image for scan in read_scans(tmp_path / "a.tif")]), volume)
+
+
 def test_missing_pixels(tmp_path, rng):
     image = rng.normal(size=(20, 33)).astype(np.float32)
     image[:2] = np.nan
