@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from spm_kernels import sliding_median
 
-__all__ = ["BACKGROUND_RADIUS_PX", "fit_plane", "level_for_display", "level_for_network"]
+__all__ = [
+    "BACKGROUND_RADIUS_PX",
+    "fit_plane",
+    "level_for_display",
+    "level_for_network",
+    "normalise_contrast",
+    "remove_background",
+]
 
 #: Radius of the background's window, in pixels of the image that the network sees.
 BACKGROUND_RADIUS_PX = 16
@@ -19,11 +26,8 @@ BACKGROUND_RADIUS_PX = 16
 SOFT_LIMIT = 4.0
 
 
-def level_for_network(image: NDArray[np.float32], *, radius_px: int = BACKGROUND_RADIUS_PX) -> NDArray[np.float32]:
-    """Background removed, contrast normalised, outliers compressed.
-
-    The background is the median over a square window: unlike a mean it keeps the edge of an atomic step sharp. The residual is
-    divided by its standard deviation (the outermost percent left out) and passed through ``4 · tanh(x / 4)``.
+def remove_background(image: NDArray[np.float32], *, radius_px: int = BACKGROUND_RADIUS_PX) -> NDArray[np.float32]:
+    """Subtract the median over a square window: unlike a mean it keeps the edge of an atomic step sharp.
 
     Parameters
     ----------
@@ -34,19 +38,48 @@ def level_for_network(image: NDArray[np.float32], *, radius_px: int = BACKGROUND
 
     Returns
     -------
-    ``(H, W)`` float32 within ±4, without unit; 0 where the image is missing or constant.
+    ``(H, W)`` float32 in the unit of the image; NaN where missing.
     """
     centred = _around_zero(image)
-    residual = centred - sliding_median(centred, radius_px=radius_px)
+    return np.asarray(centred - sliding_median(centred, radius_px=radius_px))
+
+
+def normalise_contrast(residual: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide by the standard deviation (the outermost percent left out) and compress outliers by ``4 · tanh(x / 4)``.
+
+    Parameters
+    ----------
+    residual
+        ``(H, W)`` float32 around zero; NaN where missing.
+
+    Returns
+    -------
+    ``(H, W)`` float32 within ±4, without unit; 0 where the image is missing or constant.
+    """
     there = np.isfinite(residual)
     values = residual[there]
     low, high = np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 0.0)
     scale = float(np.std(np.clip(values, low, high), dtype=np.float64)) if high > low else 0.0
     # A spread at the rounding error of the values is a constant image, not a weak one.
     if not scale > 4 * np.finfo(np.float32).eps * float(np.max(np.abs(values), initial=0.0)):
-        return np.zeros(image.shape, np.float32)
+        return np.zeros(residual.shape, np.float32)
     level = SOFT_LIMIT * np.tanh(residual / (SOFT_LIMIT * scale))
     return np.where(there, level, 0.0).astype(np.float32)
+
+
+def level_for_network(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Remove the background and normalise the contrast: what every atom network sees.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` float32 in any unit; NaN where missing.
+
+    Returns
+    -------
+    ``(H, W)`` float32 within ±4, without unit; 0 where the image is missing or constant.
+    """
+    return normalise_contrast(remove_background(image))
 
 
 def fit_plane(image: NDArray[np.float32]) -> NDArray[np.float64]:
