@@ -72,7 +72,15 @@ def fit(
     from spm_training.fit import fit as run_fit
     from spm_training.run import RunFolder
 
-    recipe = load_recipe(recipe_name, smoke=smoke, overrides=overrides)
+    if resume and out is not None and RunFolder(out).recipe_file.is_file():
+        # What the run was started with counts, whatever the shipped recipe says by now; --set may lengthen the training.
+        recipe = load_recipe(str(RunFolder(out).recipe_file), overrides=overrides)
+        if load_recipe(recipe_name).name != recipe.name:
+            raise ParameterError(
+                f"--resume: {out} is a run of recipe {recipe.name}, not of {recipe_name}. Name that one."
+            )
+    else:
+        recipe = load_recipe(recipe_name, smoke=smoke, overrides=overrides)
     if data is not None:
         raise ParameterError(
             f"--data {data}: recipe {recipe.name} simulates its data and reads none. Leave --data out."

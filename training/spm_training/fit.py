@@ -110,6 +110,7 @@ def fit(
             run.create(recipe)
         cost = cost_of(recipe)
         if place.is_first:
+            run.write_recipe(recipe)
             run.write_facts(cost, device=str(place.device), processes=place.size)
             report(f"{recipe.name}: {cost}")
             report(f"run folder {run.path}, {place.size} process(es) on {place.device.type}")
@@ -219,6 +220,7 @@ class Trainer:
                     self._check_finite()
                     bar.set_postfix(loss=f"{progress.train_sums['loss'] / progress.step:.5f}")
                 if (due and not last) or stopping:
+                    self._average_buffers()  # all ranks take part
                     self.save()
                 if stopping:
                     return False
@@ -296,8 +298,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write ``last.pt`` (rank 0 only; every rank must call it when ranks are several)."""
-        self._average_buffers()
+        """Write ``last.pt``, on rank 0; the buffers are averaged already."""
         if not self.place.is_first:
             return
         progress = self.progress

@@ -28,6 +28,21 @@ from spm_training.recipe import Recipe, read_recipe, to_toml
 
 __all__ = ["RunFolder", "git_commit"]
 
+#: What a resume may change: length, speed and words, nothing that the network learns from.
+_FREE = (
+    "training.epochs",
+    "training.threads",
+    "training.checkpoint_every_steps",
+    "training.pictures_every_epochs",
+    "early_stopping.",
+    "data.num_workers",
+    "parameters.",
+    "card.",
+    "cpu_gflops",
+    "title",
+    "data_source",
+)
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -89,7 +104,7 @@ class RunFolder:
                 "Add --resume to go on with that run, or choose another folder."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.recipe_file, to_toml(recipe).encode())
+        self.write_recipe(recipe)
 
     def check_resumable(self, recipe: Recipe) -> None:
         """Refuse to go on with a run of another recipe; more epochs and more patience are no other recipe.
@@ -108,8 +123,11 @@ class RunFolder:
             keys = sorted(key for key in before if before[key] != now.get(key))
             raise ParameterError(
                 f"--resume: the recipe of {self.path} differs in {', '.join(keys)}; expected the recipe it was started with "
-                "(only training.epochs, early_stopping and data.num_workers may change). Give the same --set, or start anew."
+                f"(only {', '.join(key.rstrip('.') for key in _FREE)} may change). Give the same --set, or start anew."
             )
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write `recipe_file`."""
         write_atomically(self.recipe_file, to_toml(recipe).encode())
 
     def write_facts(self, cost: Cost, *, device: str, processes: int) -> None:
@@ -170,14 +188,4 @@ def _comparable(recipe: Recipe) -> dict[str, object]:
             values.update({f"{key}.{name}": entry for name, entry in value.items()})
         else:
             values[key] = value
-    free = (
-        "training.epochs",
-        "early_stopping.",
-        "data.num_workers",
-        "parameters.",
-        "card.",
-        "cpu_gflops",
-        "title",
-        "data_source",
-    )
-    return {key: value for key, value in values.items() if not key.startswith(free)}
+    return {key: value for key, value in values.items() if not key.startswith(_FREE)}

@@ -1,0 +1,46 @@
+"""A recipe and a run that take a second."""
+
+import pytest
+
+from spm_training.fit import fit
+from spm_training.recipe import load_recipe
+from spm_training.run import RunFolder
+
+#: Smaller than the recipe's own [smoke]: these tests train many times.
+TINY = (
+    "network.base_width=2",
+    "network.depth=2",
+    "data.crop_px=32",
+    "data.batch=4",
+    "data.steps_per_epoch=3",
+    "data.validation_images=4",
+    "training.threads=1",
+)
+
+
+def tiny_recipe(*overrides):
+    return load_recipe("atoms", smoke=True, overrides=(*TINY, *overrides))
+
+
+def train(recipe, folder, **options):
+    return fit(recipe, RunFolder(folder), device="cpu", report=lambda line: None, **options)
+
+
+@pytest.fixture
+def tiny():
+    """Recipe with overrides."""
+    return tiny_recipe
+
+
+@pytest.fixture
+def run_fit():
+    """Train a recipe into a folder."""
+    return train
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A finished run of two epochs; not to be changed."""
+    folder = tmp_path_factory.mktemp("run") / "atoms"
+    train(tiny_recipe(), folder)
+    return folder
