@@ -244,7 +244,7 @@ def test_a_file_cut_anywhere_is_refused(save, picture):
 @given(at=st.integers(0, 700), byte=st.integers(0, 255))
 def test_a_wrong_byte_gives_a_scan_or_a_scan_error(tmp_path_factory, at, byte):
     data = bytearray(sxm([("Z", "m", {"forward": np.ones((6, 9), np.float32)})]))
-    data[at] = byte
+    data[at % len(data)] = byte
     path = tmp_path_factory.mktemp("sxm") / "scan.sxm"
     path.write_bytes(data)
     try:

@@ -1,5 +1,6 @@
 """SPIEPy's raw .dat: a format without a mark, so it must not claim what is not its own."""
 
+import importlib.util
 import struct
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spm_runtime.demo import demo_scans
 from spm_runtime.errors import UnknownFormatError
 from spm_runtime.readers import find_reader, open_scan, read_scans
 from spm_runtime.readers._api import Probe
@@ -88,9 +90,6 @@ def test_real_images(real_data, name):
     assert np.array_equal(open_scan(path).image, expected.astype(np.float32))
 
 
+@pytest.mark.skipif(importlib.util.find_spec("spiepy") is None, reason="SPIEPy is not installed")
 def test_the_images_of_the_package():
-    demo = pytest.importorskip("spm_runtime.demo")
-    if pytest.importorskip("importlib.util").find_spec("spiepy") is None:
-        pytest.skip("SPIEPy is not installed")
-    shapes = [open_scan(path).shape for path in demo.demo_scans()]
-    assert shapes == [(256, 256), (512, 512), (512, 512)]
+    assert [open_scan(path).shape for path in demo_scans()] == [(256, 256), (512, 512), (512, 512)]
