@@ -23,6 +23,7 @@ __all__ = ["cli", "main"]
 #: Exit codes, as for `spm-infer`: 2 usage, 3 model or environment; 130 stopped by Ctrl-C, to be resumed.
 EXIT_USAGE, EXIT_MODEL, EXIT_INTERRUPTED = 2, 3, 130
 
+SPACING = "Mean nearest-neighbour spacing in pixels, drawn from this range."
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -137,8 +138,19 @@ def export(run: Path, folder: Path, version: str, half: bool, score: bool, image
     "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
 )
 @click.option("--side-px", default=256, show_default=True, type=click.IntRange(32), help="Side of an image in pixels.")
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
-def evaluate(names: tuple[str, ...], out: Path, images: int, side_px: int, device: Device) -> None:
+@click.option(
+    "--spacing-px", nargs=2, default=(4.0, 30.0), show_default=True, type=float, metavar="MIN MAX", help=SPACING
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    help="Where the runtime computes.",
+)
+def evaluate(
+    names: tuple[str, ...], out: Path, images: int, side_px: int, spacing_px: tuple[float, float], device: Device
+) -> None:
     """Score model packages, each NAME the name or the folder of one, through the runtime's own pipeline.
 
     The images are simulated from a seed that no training uses. Tables are printed and written as JSON and Markdown.
@@ -148,7 +160,8 @@ def evaluate(names: tuple[str, ...], out: Path, images: int, side_px: int, devic
     from spm_training.evaluate import evaluate as score_package
     from spm_training.report import Report
 
-    options = EvaluationOptions(images=images, side_px=side_px)
+    _check_range("--spacing-px", spacing_px)
+    options = EvaluationOptions(images=images, side_px=side_px, spacing_px=spacing_px)
     packages = [find_model(name) for name in names]  # all names are right before the first hour is spent
     for package in packages:
         with _bar(options.total, package.name) as bar:
@@ -162,10 +175,28 @@ def evaluate(names: tuple[str, ...], out: Path, images: int, side_px: int, devic
 @click.argument("kind", type=click.Choice(["columns"]))
 @click.option("--out", type=FOLDER, required=True, help="New or empty folder.")
 @click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
-@click.option("--shape", nargs=2, default=(256, 256), show_default=True, type=click.IntRange(16), metavar="H W")
+@click.option(
+    "--shape",
+    nargs=2,
+    default=(256, 256),
+    show_default=True,
+    type=click.IntRange(16),
+    metavar="H W",
+    help="Size in pixels.",
+)
 @click.option("--family", "families", multiple=True, help="Only this arrangement. Repeatable.  [default: all]")
-@click.option("--spacing-px", nargs=2, default=(4.0, 30.0), show_default=True, type=float, metavar="MIN MAX")
-@click.option("--detectability", nargs=2, default=(3.5, 60.0), show_default=True, type=float, metavar="MIN MAX")
+@click.option(
+    "--spacing-px", nargs=2, default=(4.0, 30.0), show_default=True, type=float, metavar="MIN MAX", help=SPACING
+)
+@click.option(
+    "--detectability",
+    nargs=2,
+    default=(3.5, 60.0),
+    show_default=True,
+    type=float,
+    metavar="MIN MAX",
+    help="d\N{PRIME} of one column in the white noise, drawn from this range.",
+)
 @click.option("--spacing-nm", default=0.28, show_default=True, type=float, help="Spacing; it sets the pixel size.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the set.")
 def simulate(
@@ -181,20 +212,24 @@ def simulate(
 ) -> None:
     """Write images of KIND with ground truth: TIFF (calibrated in nm), CSV, a picture and a manifest.
 
-    KIND columns: atom columns of many arrangements with their disorder and the microscope's disturbances. Spacing and
-    detectability (d′ of one column in the white noise) are drawn from their ranges.
+    KIND columns: atom columns of many arrangements with their disorder and the microscope's disturbances.
     """
     from spm_training.simulate.write import ColumnsOptions, write_columns
 
-    for option, (low, high) in (("--spacing-px", spacing_px), ("--detectability", detectability)):
-        if not 0 < low <= high:
-            raise ParameterError(f"{option} {low:g} {high:g}: expected a positive range, smaller number first.")
+    _check_range("--spacing-px", spacing_px)
+    _check_range("--detectability", detectability)
     if not spacing_nm > 0:
         raise ParameterError(f"--spacing-nm {spacing_nm:g}: expected a positive length.")
     options = ColumnsOptions(count, shape, families, spacing_px, detectability, spacing_nm, seed)
     with _bar(count, kind) as bar:
         files = write_columns(options, out, on_scene=functools.partial(_advance, bar))
     click.echo(f"{len(files)} scenes in {out}")
+
+
+def _check_range(option: str, given: tuple[float, float]) -> None:
+    low, high = given
+    if not 0 < low <= high:
+        raise ParameterError(f"{option} {low:g} {high:g}: expected a positive range, smaller number first.")
 
 
 def _advance(bar: tqdm[Any], _: object) -> None:

@@ -99,6 +99,8 @@ class Report:
             words.append(f"--images {self.options.images}")
         if self.options.side_px != default.side_px:
             words.append(f"--side-px {self.options.side_px}")
+        if self.options.spacing_px != default.spacing_px:
+            words.append("--spacing-px {:g} {:g}".format(*self.options.spacing_px))
         return " ".join(words)
 
     def rows(self) -> list[Row]:
