@@ -22,6 +22,7 @@ function".
 
 from __future__ import annotations
 
+from spm_kernels._jit import cache_folder
 from spm_kernels._warm import warm
 from spm_kernels.background import sliding_median
 from spm_kernels.nms import box_nms
@@ -32,6 +33,7 @@ __all__ = [
     "Centroids",
     "GaussianFits",
     "box_nms",
+    "cache_folder",
     "local_maxima",
     "refine_centroid",
     "refine_gaussian",

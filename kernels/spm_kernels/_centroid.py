@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from spm_kernels._gaussian import Floats, Mask, Pixels, gather
+from spm_kernels._jit import kernel
 
 #: A centroid that moves by less than this stays where it is.
 CENTROID_STEP_PX = 1e-3
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def centroid_all(
     image: Pixels, usable: Mask, yx: Floats, radius: float, iterations: int, found: Floats, good: Mask
 ) -> None:

@@ -12,8 +12,9 @@ import math
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from spm_kernels._jit import kernel
 
 Pixels: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -48,7 +49,7 @@ TAIL_SIGMAS = 4.5
 SAME_RADII = 0.5
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def gather(
     image: Pixels, usable: Mask, y: float, x: float, radius: float, value: Floats, row: Ints, column: Ints
 ) -> tuple[int, int, int]:
@@ -65,7 +66,7 @@ def gather(
     return n, top, left
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _profile(centre: float, sigma: float, out: Floats) -> None:
     """One factor of a Gaussian at the pixels 0, 1, 2 …: a disc needs far fewer exponentials than it has pixels."""
     for i in range(len(out)):
@@ -73,7 +74,7 @@ def _profile(centre: float, sigma: float, out: Floats) -> None:
 
 
 # Sums in any order, products fused: vector code. NaN and infinity keep their meaning.
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _sums(
     value: Floats, row: Ints, column: Ints, n: int, y: float, x: float, along_y: Floats, along_x: Floats, out: Floats
 ) -> None:
@@ -112,7 +113,7 @@ def _sums(
     out[13], out[14], out[15], out[16], out[17], out[18] = y_y, y_x, x_x, r_y, r_x, r_r
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _evaluate(
     value: Floats,
     row: Ints,
@@ -157,7 +158,7 @@ def _evaluate(
     return cost + weight * (expected - log_sigma) ** 2, amplitude, background
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _solve(matrix: Floats, damping: float, right: Floats, out: Floats) -> bool:
     """Solve the damped symmetric 3 × 3 system by Cholesky; False where it is not positive definite."""
     a = math.sqrt(max(matrix[0, 0] * (1.0 + damping), 0.0))
@@ -182,7 +183,7 @@ def _solve(matrix: Floats, damping: float, right: Floats, out: Floats) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _search(
     value: Floats,
     row: Ints,
@@ -228,7 +229,7 @@ def _search(
     return False, (y, x, log_sigma), best, matrix
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _fit(
     value: Floats,
     row: Ints,
@@ -273,7 +274,7 @@ def _fit(
     fit[CONVERGED] = 1.0
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _subtract_neighbours(
     i: int,
     before: Floats,
@@ -309,13 +310,13 @@ def _subtract_neighbours(
                     value[k] -= before[j, AMPLITUDE] * along_y[row[k]] * along_x[column[k]]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _cell_of(coordinate: float, cell: float, cells: int) -> int:
     """Index of the grid cell of a coordinate, clipped to the grid."""
     return min(max(int(coordinate / cell), 0), cells - 1)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _clear(fit: Floats) -> None:
     """Mark a row of the table as not converged."""
     for i in range(COLUMNS):
@@ -323,7 +324,7 @@ def _clear(fit: Floats) -> None:
     fit[CONVERGED] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def fit_all(
     image: Pixels,
     usable: Mask,

@@ -6,10 +6,10 @@ import operator
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from spm_kernels._arrays import as_image, as_usable
+from spm_kernels._jit import kernel
 
 __all__ = ["sliding_median"]
 
@@ -90,7 +90,7 @@ def _levels(ordered: NDArray[np.float32], levels: int) -> tuple[NDArray[np.float
     return lowest, ordered[(first + last) // 2]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _quantise(image: NDArray[np.float32], usable: NDArray[np.bool_], lowest: NDArray[np.float32]) -> Counts:
     """Index of each pixel's level, −1 where it is missing."""
     height, width = image.shape
@@ -109,7 +109,7 @@ def _quantise(image: NDArray[np.float32], usable: NDArray[np.bool_], lowest: NDA
     return level
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _count_row(level: Counts, step: int, coarse: Counts, fine: Counts) -> None:
     """Add a row of the image to the columns' histograms (``step`` 1) or take it out (−1)."""
     for x in range(len(level)):
@@ -118,7 +118,7 @@ def _count_row(level: Counts, step: int, coarse: Counts, fine: Counts) -> None:
             fine[level[x] // FINE, x, level[x] % FINE] += step
 
 
-@njit(cache=True, nogil=True, inline="always")  # a call per pixel costs a quarter of the time
+@kernel(inline="always")  # a call per pixel costs a quarter of the time
 def _bring_up(window: Counts, columns: Counts, since: int, x: int, side: int) -> None:
     """Bring the fine bins of one coarse bin from the window that began at column ``since`` to the one at ``x``."""
     if since < 0 or 2 * (x - since) > side:
@@ -135,7 +135,7 @@ def _bring_up(window: Counts, columns: Counts, since: int, x: int, side: int) ->
                 window[i] += come[i] - gone[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _median(
     image: NDArray[np.float32],
     usable: NDArray[np.bool_],

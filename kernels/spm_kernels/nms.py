@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from spm_kernels._arrays import MAX_COORDINATE_PX, as_positions, as_scores, check_positive
+from spm_kernels._jit import kernel
 
 __all__ = ["box_nms"]
 
@@ -56,7 +56,7 @@ def box_nms(
     return kept
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _suppress(yx: NDArray[np.float64], order: NDArray[np.int64], side: float, iou: float) -> NDArray[np.int64]:
     """Kept indices in the order of ``order``."""
     n = len(order)
@@ -92,7 +92,7 @@ def _suppress(yx: NDArray[np.float64], order: NDArray[np.int64], side: float, io
     return kept[:count].copy()
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _bucket(row: int, column: int, buckets: int) -> int:
     """Bucket of a cell; cells may share one, which costs time and changes nothing. ``buckets`` is a power of two."""
     # Two large odd factors spread a lattice's cells over the table; the product may wrap.

@@ -7,10 +7,10 @@ import operator
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from spm_kernels._arrays import as_image, as_usable
+from spm_kernels._jit import kernel
 
 __all__ = ["local_maxima"]
 
@@ -75,14 +75,14 @@ def local_maxima(
 # Loops stand where NumPy would assign slices: Numba compiles a slice assignment, with its error message, for seconds.
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _larger(a: Row, b: Row, out: Row) -> None:
     """Elementwise maximum without NaN: a comparison, which the compiler turns into vector code."""
     for x in range(len(a)):
         out[x] = a[x] if a[x] > b[x] else b[x]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _window_max(score: Map, usable: Mask, ry: int, rx: int) -> Map:
     """Maximum over ``(2 ry + 1) × (2 rx + 1)`` windows clipped at the border, −inf where all of it is missing.
 
@@ -123,7 +123,7 @@ def _window_max(score: Map, usable: Mask, ry: int, rx: int) -> Map:
     return best[:height]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _peaks(score: Map, usable: Mask, radius: int, threshold: float) -> NDArray[np.int32]:
     """``(N, 2)`` peaks, plateaus in the order of their first pixel."""
     height, width = score.shape
@@ -148,7 +148,7 @@ def _peaks(score: Map, usable: Mask, radius: int, threshold: float) -> NDArray[n
     return found[:n].copy()
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _plateau_centre(
     score: Map, usable: Mask, hit: Mask, seen: Mask, stack: NDArray[np.int64], y0: int, x0: int
 ) -> tuple[int, int]:

@@ -152,9 +152,18 @@ def run(paths: tuple[Path, ...], out: Path, verbose: bool, **options: Any) -> No
     type=click.FloatRange(min=0.05),
     help="Seconds between two looks at the folder.",
 )
-def watch(folder: Path, out: Path, once: bool, since: datetime | None, poll_s: float, **options: Any) -> None:
+@click.option(
+    "--give-up-s",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds that a file that cannot be read whole is given to change, before it counts as failed.",
+)
+def watch(
+    folder: Path, out: Path, once: bool, since: datetime | None, poll_s: float, give_up_s: float, **options: Any
+) -> None:
     """Analyse every new scan of a folder, sub-folders included, until stopped (Ctrl-C)."""
-    failed = watch_folder(folder, out, _settings(**options), once=once, since=since, poll_s=poll_s)
+    failed = watch_folder(folder, out, _settings(**options), once=once, since=since, poll_s=poll_s, give_up_s=give_up_s)
     sys.exit(SOME_FAILED if failed else ALL_DONE)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Literal
 
 import spm_kernels
@@ -69,19 +66,14 @@ def _formats() -> Iterator[Finding]:
 
 
 def _kernel_cache(*, warm: bool) -> Iterator[Finding]:
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    folder = Path(given) if given else Path(spm_kernels.__file__).parent / "__pycache__"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        yield Finding("ok", "kernel cache", f"writable: {folder}")
-    except OSError as error:
+    folder = spm_kernels.cache_folder()
+    if folder is not None:
+        yield Finding("ok", "kernel cache", str(folder))
+    else:
         yield Finding(
             "note",
             "kernel cache",
-            f"{folder} is not writable ({error.strerror}): every start compiles the kernels anew; "
-            "set NUMBA_CACHE_DIR to a folder that is",
+            "no folder for it can be written: every start compiles the kernels anew; set NUMBA_CACHE_DIR to one that can",
         )
     if warm:
         seconds = spm_kernels.warm()
