@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from spm_runtime.errors import ScanError
+from spm_runtime.readers._hdf5_heaps import check_heaps
 from spm_runtime.readers._images import FREE_BYTES, MAX_FRAMES, MIN_SIDE, is_reciprocal, pixel_pair_nm, plain
 from spm_runtime.scan import Modality
 
@@ -121,7 +122,10 @@ def _velox_metadata(group: h5py.Group) -> Mapping[str, object]:
 def _velox_detector(file: h5py.File, path: str) -> str:
     """The detector that Velox's list of operations names for an image, where the image itself does not."""
     operations = _group(file, "Operations/StemInputOperation")
-    for key in operations or ():
+    if operations is None:
+        return ""
+    _check_texts(file)
+    for key in operations:
         dataset = _small(operations, key)
         if dataset is None or dataset.size != 1:
             continue
@@ -139,6 +143,7 @@ def hyperspy(file: h5py.File) -> list[Picture] | None:
     experiments = _group(file, "Experiments")
     if experiments is None:
         return None
+    _check_texts(file)
     pictures = []
     for name in experiments:
         group = _group(experiments, name)
@@ -164,7 +169,7 @@ def hyperspy(file: h5py.File) -> list[Picture] | None:
     return pictures
 
 
-def berkeley(found: Sequence[h5py.Dataset]) -> list[Picture] | None:
+def berkeley(file: h5py.File, found: Sequence[h5py.Dataset]) -> list[Picture] | None:
     """Berkeley (NCEM) EMD: a group with the attribute ``emd_group_type`` 1, its data set, and ``dim1`` … for its axes.
 
     Axes that are called x and y are taken by name, since programs write them in either order; otherwise the last two
@@ -179,6 +184,8 @@ def berkeley(found: Sequence[h5py.Dataset]) -> list[Picture] | None:
         dims = [dim for index in range(dataset.ndim) if (dim := _small(group, f"dim{index + 1}")) is not None]
         if len(dims) != dataset.ndim:
             continue
+        if not known:
+            _check_texts(file)
         known = True
         names = [_unit(dim.attrs.get("name")).casefold() for dim in dims]
         units = [_unit(dim.attrs.get("units")) for dim in dims]
@@ -214,6 +221,11 @@ def generic(found: Sequence[h5py.Dataset]) -> list[Picture]:
             axes = axes[::-1]
         pictures.append(Picture(dataset, str(dataset.name).strip("/"), axes=axes, modality="unknown"))
     return pictures
+
+
+def _check_texts(file: h5py.File) -> None:
+    """Before the first text of a file is read: the library never ends in a damaged heap."""
+    check_heaps(Path(file.filename), file.id.get_create_plist().get_sizes()[1])
 
 
 def _group(parent: h5py.Group, name: str) -> h5py.Group | None:

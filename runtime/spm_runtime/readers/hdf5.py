@@ -59,7 +59,7 @@ def _read(path: Path) -> Iterator[Scan]:
 
 
 def _pictures(file: h5py.File, found: list[h5py.Dataset]) -> list[Picture]:
-    for pictures in (velox(file), hyperspy(file), berkeley(found)):
+    for pictures in (velox(file), hyperspy(file), berkeley(file, found)):
         if pictures is not None:
             return pictures
     return generic(found)

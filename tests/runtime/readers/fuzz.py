@@ -68,7 +68,10 @@ def damage(content: bytes, rng: random.Random) -> bytes:
             del data[at : at + int(rng.expovariate(1 / 20)) + 1]
         elif kind < 0.92:
             data[at:at] = rng.randbytes(int(rng.expovariate(1 / 20)) + 1)
-        elif kind < 0.96:
+        elif kind < 0.94:  # a block that was never written to the disk
+            length = min(rng.choice((16, 512, 4096)), len(data) - at)
+            data[at : at + length] = bytes(length)
+        elif kind < 0.97:
             other = position(rng, len(data))
             data[at : at + 64] = data[other : other + 64]
         else:

@@ -343,3 +343,23 @@ def test_a_huge_chunk_is_refused(tmp_path):
         data[:] = 1.0
     with pytest.raises(CorruptScanError, match="claims"):
         open_scan(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("layout", ["hyperspy", "berkeley", "velox"])
+def test_a_heap_of_zeros_is_refused(tmp_path, picture, layout):
+    """The library hangs in a heap of texts whose objects have no length: a region of the file that was lost."""
+    if layout == "hyperspy":
+        hyperspy(tmp_path / "a.h5", picture, [axis(units="nm" * 40), axis()])
+    elif layout == "berkeley":
+        berkeley(tmp_path / "a.h5", picture, [("y", "nm", 0.02), ("x", "nm", 0.03)])
+    else:
+        operations = {"y": {"dataPath": "/Data/Image/ab", "detector": "DF4"}}
+        velox(tmp_path / "a.h5", [("ab", picture[None], metadata(detector=""))], operations=operations)
+    assert open_scan(tmp_path / "a.h5").modality == "stem"
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    at = content.index(b"GCOL") + 16
+    assert content[at] == 1  # the first object
+    content[at : at + 16] = bytes(16)
+    (tmp_path / "a.h5").write_bytes(content)
+    with pytest.raises(CorruptScanError, match="texts are damaged"):
+        open_scan(tmp_path / "a.h5")
