@@ -40,7 +40,7 @@ def test_the_cache_lies_in_a_folder():
 def test_without_a_place_for_the_cache_the_kernels_work_and_say_so_once():
     code = (
         "import numba.core.caching as caching\n"
-        "caching._CacheImpl._locator_classes = []\n"  # a system on which nothing can be written
+        "caching.CacheImpl._locator_classes = []\n"  # a system on which nothing can be written
         "import numpy as np, spm_kernels\n"
         "assert spm_kernels.cache_folder() is None\n"
         "print(spm_kernels.box_nms(np.zeros((2, 2)), np.ones(2, np.float32), side_px=3.0))"
