@@ -133,6 +133,7 @@ def export(run: Path, folder: Path, version: str, half: bool, score: bool, image
 
 @cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--peers", is_flag=True, help="Score a classical finder beside them, tuned for these images.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Folder of the tables.")
 @click.option(
     "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
@@ -149,26 +150,36 @@ def export(run: Path, folder: Path, version: str, half: bool, score: bool, image
     help="Where the runtime computes.",
 )
 def evaluate(
-    names: tuple[str, ...], out: Path, images: int, side_px: int, spacing_px: tuple[float, float], device: Device
+    names: tuple[str, ...],
+    peers: bool,
+    out: Path,
+    images: int,
+    side_px: int,
+    spacing_px: tuple[float, float],
+    device: Device,
 ) -> None:
     """Score model packages, each NAME the name or the folder of one, through the runtime's own pipeline.
 
     The images are simulated from a seed that no training uses. Tables are printed and written as JSON and Markdown.
     """
     from spm_runtime.models import find_model
-    from spm_training.evaluate import EvaluationOptions
-    from spm_training.evaluate import evaluate as score_package
-    from spm_training.report import Report
+    from spm_training.evaluate import EvaluationOptions, Finder, package_finder
+    from spm_training.evaluate import evaluate as score
+    from spm_training.peers import NAME, tuned_finder
+    from spm_training.report import Report, Subject
 
     _check_range("--spacing-px", spacing_px)
     options = EvaluationOptions(images=images, side_px=side_px, spacing_px=spacing_px)
     packages = [find_model(name) for name in names]  # all names are right before the first hour is spent
-    for package in packages:
-        with _bar(options.total, package.name) as bar:
-            scores = score_package(package.folder, options, device=device, on_image=functools.partial(_advance, bar))
-        report = Report(package, options, scores)
+    entries: list[tuple[Subject, Finder]] = [(Subject.of(one), package_finder(one, device)) for one in packages]
+    if peers:
+        entries.append((Subject(NAME), tuned_finder(spacing_px)))
+    for subject, finder in entries:
+        with _bar(options.total, subject.name) as bar:
+            scores = score(finder, options, on_image=functools.partial(_advance, bar))
+        report = Report(subject, options, scores)
         files = report.save(out)
-        click.echo(f"{package.name} {package.version}\n\n{report.markdown()}\nwritten: {', '.join(map(str, files))}")
+        click.echo(f"{subject.name} {subject.version}\n\n{report.markdown()}\nwritten: {', '.join(map(str, files))}\n")
 
 
 @cli.command()

@@ -1,4 +1,6 @@
-"""Scores of a model package on simulated images with known truth, through the runtime's own pipeline.
+"""Scores of a finder of atoms, above all of a model package, on simulated images with known truth.
+
+A package is scored through the runtime's own pipeline: what a user gets, not what the network alone could do.
 
 The images come from `EVALUATION_SEED` and the split `EVALUATION`, which no training draws from. Every family of arrangements
 is shown at every noise level (d′ as `spm_training.simulate.columns.NOISE_LEVELS` defines it) over the whole range of spacings.
@@ -9,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spm_runtime.errors import ParameterError
-from spm_runtime.models import find_model
+from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines import analyse
 from spm_runtime.scan import Scan
 from spm_runtime.session import Device
@@ -27,9 +29,12 @@ __all__ = [
     "EVALUATION_SEED",
     "TOLERANCES",
     "EvaluationOptions",
+    "Finder",
+    "Found",
     "ImageScore",
     "evaluate",
     "evaluation_scenes",
+    "package_finder",
     "score_scene",
 ]
 
@@ -109,72 +114,80 @@ def evaluation_scenes(options: EvaluationOptions) -> Iterator[tuple[str, Scene]]
                 yield noise, scene
 
 
+class Found(NamedTuple):
+    """What a finder says of an image: ``(N, 2)`` positions and the mean spacing, both in pixels."""
+
+    yx_px: NDArray[np.float64]
+    spacing_px: float
+
+
+#: Takes an ``(H, W)`` image as a microscope saves it.
+Finder = Callable[[NDArray[np.float32]], Found]
+
+
+def package_finder(package: ModelPackage, device: Device = "cpu") -> Finder:
+    """The runtime's own pipeline with a model package.
+
+    Raises
+    ------
+    ParameterError
+        If the package is of a task that has no evaluation.
+    """
+    if package.task != "atoms":
+        raise ParameterError(
+            f"{package.folder}: task {package.task!r} has no evaluation; expected a package of the task 'atoms'."
+        )
+
+    def find(image: NDArray[np.float32]) -> Found:
+        result = analyse(Scan(image), "atoms", model=package.folder, device=device)
+        if result.atoms is None:
+            raise RuntimeError("the atoms pipeline returned a result without atoms")
+        return Found(result.atoms.yx_px, result.quantities["spacing_px"])
+
+    return find
+
+
 def evaluate(
-    model: str | Path,
-    options: EvaluationOptions,
-    *,
-    device: Device = "cpu",
-    on_image: Callable[[ImageScore], object] | None = None,
+    finder: Finder, options: EvaluationOptions, *, on_image: Callable[[ImageScore], object] | None = None
 ) -> list[ImageScore]:
-    """Score a model package on the whole evaluation set.
+    """Score a finder on the whole evaluation set.
 
     Parameters
     ----------
-    model
-        Name or folder of the package; it must be of the task ``atoms``.
+    finder
+        What is scored.
     options
         Which images.
-    device
-        As `spm_runtime.pipelines.analyse` takes it.
     on_image
         Called after every image, for a progress bar.
 
     Returns
     -------
     One score per image.
-
-    Raises
-    ------
-    ParameterError
-        If the package is of a task that has no evaluation.
-    ModelError
-        If the package cannot be used.
     """
-    package = find_model(model)
-    if package.task != "atoms":
-        raise ParameterError(
-            f"{package.folder}: task {package.task!r} has no evaluation; expected a package of the task 'atoms'."
-        )
     scores = []
     for noise, scene in evaluation_scenes(options):
         started = time.perf_counter()
-        result = analyse(Scan(scene.image), "atoms", model=package.folder, device=device)
-        seconds = time.perf_counter() - started
-        if result.atoms is None:
-            raise RuntimeError("the atoms pipeline returned a result without atoms")
-        score = score_scene(
-            result.atoms.yx_px, scene, noise=noise, found_spacing_px=result.quantities["spacing_px"], seconds=seconds
-        )
+        found = finder(scene.image)
+        score = score_scene(found, scene, noise=noise, seconds=time.perf_counter() - started)
         scores.append(score)
         if on_image is not None:
             on_image(score)
     return scores
 
 
-def score_scene(
-    found_yx_px: NDArray[np.float64], scene: Scene, *, noise: str, found_spacing_px: float, seconds: float
-) -> ImageScore:
-    """Score found ``(N, 2)`` positions against the truth of a scene."""
+def score_scene(found: Found, scene: Scene, *, noise: str, seconds: float) -> ImageScore:
+    """Score what was found in a scene against its truth."""
     counts = {
-        tolerance: count(found_yx_px, scene.yx_px, scene.required, tolerance * scene.spacing_px)
+        tolerance: count(found.yx_px, scene.yx_px, scene.required, tolerance * scene.spacing_px)
         for tolerance in TOLERANCES
     }
-    judged = unforgiven(found_yx_px, scene.yx_px, scene.required, TOLERANCES[0] * scene.spacing_px)
+    judged = unforgiven(found.yx_px, scene.yx_px, scene.required, TOLERANCES[0] * scene.spacing_px)
     return ImageScore(
         family=scene.family,
         noise=noise,
         spacing_px=scene.spacing_px,
-        found_spacing_px=found_spacing_px,
+        found_spacing_px=found.spacing_px,
         counts=counts,
         chamfer_px=chamfer_px(judged, scene.yx_px[scene.required]),
         seconds=seconds,

@@ -17,12 +17,12 @@ from spm_runtime.models import load_package
 from spm_runtime.session import Session, self_test
 from spm_training.checkpoint import load_checkpoint
 from spm_training.data import Split, rng_for
-from spm_training.evaluate import EVALUATION_SEED, EvaluationOptions, ImageScore, evaluate
+from spm_training.evaluate import EVALUATION_SEED, EvaluationOptions, ImageScore, evaluate, package_finder
 from spm_training.networks.atoms import AtomsNet
 from spm_training.onnx_export import AtomsGraph, deployable, to_onnx
 from spm_training.package import FILES, Description, validate_description
 from spm_training.recipe import Recipe, load_recipe, recipe_names
-from spm_training.report import Report
+from spm_training.report import Report, Subject
 from spm_training.run import RunFolder
 from spm_training.simulate.columns import simulate_columns
 from spm_training.task import build_network
@@ -120,8 +120,9 @@ def export_run(
         difference = check_against_torch(ready, made)
         report = None
         if options is not None:
-            scores = evaluate(made, options, on_image=on_image)
-            report = Report(load_package(made), options, scores)
+            package = load_package(made)
+            scores = evaluate(package_finder(package), options, on_image=on_image)
+            report = Report(Subject.of(package), options, scores)
         Description(
             recipe,
             network,

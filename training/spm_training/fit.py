@@ -6,14 +6,11 @@ keys (`spm_training.data`), everything else is in ``last.pt``.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
@@ -40,6 +37,7 @@ from spm_training.distributed import (
 )
 from spm_training.recipe import Recipe
 from spm_training.run import RunFolder
+from spm_training.stop import StopRequest
 from spm_training.task import AtomsTask, build_network
 
 __all__ = ["Outcome", "fit"]
@@ -117,7 +115,7 @@ def fit(
         trainer = Trainer(recipe, run, place, report)
         if resume:
             trainer.restore()
-        with _StopRequest() as stop:
+        with StopRequest() as stop:
             return trainer.train(stop)
 
 
@@ -177,7 +175,7 @@ class Trainer:
         """The network that is validated and exported: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def train(self, stop: _StopRequest) -> Outcome:
+    def train(self, stop: StopRequest) -> Outcome:
         """Run epochs until the end, the patience's end, or a request to stop."""
         total = self.recipe.training.epochs
         patience = self.recipe.early_stopping.patience_epochs
@@ -198,7 +196,7 @@ class Trainer:
         self._report(f"{'no progress any more' if early else 'done'}: best loss {self.progress.best_loss:.6g}")
         return self._outcome("early" if early else "finished")
 
-    def _train_epoch(self, stop: _StopRequest) -> bool:
+    def _train_epoch(self, stop: StopRequest) -> bool:
         """Steps up to the end of the epoch; False when stopped before it, the state saved."""
         progress, device = self.progress, self.place.device
         self.sampler.epoch, self.sampler.first_step = progress.epoch, progress.step
@@ -370,29 +368,6 @@ class Trainer:
 
     def _outcome(self, stopped: str) -> Outcome:
         return Outcome(self.progress.epoch, self.progress.best_loss, stopped)
-
-
-class _StopRequest:
-    """Notes the first Ctrl-C or SIGTERM for the end of the step; the second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopRequest:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from spm_training.files import write_atomically
 from spm_training.metrics import Counts
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS
 
-__all__ = ["Report", "Row"]
+__all__ = ["Report", "Row", "Subject"]
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,47 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Report:
-    """All scores of one package.
+class Subject:
+    """What was scored.
 
     Parameters
     ----------
-    package
-        The package.
+    name
+        Name of the package, or of the peer.
+    version, sha256
+        Of the package; empty for a peer.
+    families
+        Families of arrangements that it was trained or tuned on.
+    """
+
+    name: str
+    version: str = ""
+    sha256: str = ""
+    families: tuple[str, ...] = FAMILIES
+
+    @classmethod
+    def of(cls, package: ModelPackage) -> Subject:
+        """A model package."""
+        trained = str(package.training.get("families", "all"))
+        families = FAMILIES if trained == "all" else tuple(trained.split(", "))
+        return cls(package.name, package.version, package.sha256, families)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All scores of one subject.
+
+    Parameters
+    ----------
+    subject
+        The package or peer.
     options
         Which images were scored.
     scores
         One per image.
     """
 
-    package: ModelPackage
+    subject: Subject
     options: EvaluationOptions
     scores: Sequence[ImageScore]
 
@@ -94,7 +121,7 @@ class Report:
     def command(self) -> str:
         """What repeats this evaluation."""
         default = EvaluationOptions()
-        words = ["spm-train evaluate", self.package.name]
+        words = ["spm-train evaluate", self.subject.name]
         if self.options.images != default.images:
             words.append(f"--images {self.options.images}")
         if self.options.side_px != default.side_px:
@@ -108,10 +135,7 @@ class Report:
         groups: list[tuple[str, Callable[[ImageScore], bool]]] = [("all", lambda _: True)]
         groups += [(f"noise: {level}", _is("noise", level)) for level in NOISE_LEVELS]
         groups += [(f"family: {name}", _is("family", name)) for name in FAMILIES]
-        trained = self.package.training.get("families")
-        if isinstance(trained, str) and trained != "all":
-            names = trained.split(", ")
-            groups.append(("families never trained on", lambda score: score.family not in names))
+        groups.append(("families never trained on", lambda score: score.family not in self.subject.families))
         chosen = ((name, [score for score in self.scores if keep(score)]) for name, keep in groups)
         return [_row(name, scores) for name, scores in chosen if scores]
 
@@ -134,18 +158,23 @@ class Report:
         ]
         return "\n".join(lines) + "\n"
 
-    def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write ``evaluation-NAME.json`` and ``evaluation-NAME.md`` and give their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        document = {
-            "model": f"{self.package.name}@{self.package.version}",
-            "sha256": self.package.sha256,
+    def document(self) -> dict[str, object]:
+        """The rows and what they are about, for JSON."""
+        return {
+            "name": self.subject.name,
+            "version": self.subject.version,
+            "sha256": self.subject.sha256,
             "command": self.command,
             "seed": EVALUATION_SEED,
             "rows": [_jsonable(row) for row in self.rows()],
         }
-        files = (folder / f"evaluation-{self.package.name}.json", folder / f"evaluation-{self.package.name}.md")
-        write_atomically(files[0], (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """Write ``evaluation-NAME.json`` and ``evaluation-NAME.md`` and give their paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"evaluation-{self.subject.name.replace(' ', '-')}"
+        files = (folder / f"{stem}.json", folder / f"{stem}.md")
+        write_atomically(files[0], (json.dumps(self.document(), indent=2, allow_nan=False) + "\n").encode())
         write_atomically(files[1], self.markdown().encode())
         return files
 
