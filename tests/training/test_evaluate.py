@@ -135,8 +135,8 @@ def test_the_peer_is_tuned_on_images_of_its_own(scenes, monkeypatch):
     monkeypatch.setattr(peers, "_DISTANCES", (0.5,))
     seen = []
 
-    def fake_f1(finder, tuning):
-        seen.extend(tuning)
+    def fake_f1(finder, looks):
+        seen.extend(scene for scene, _, _ in looks)
         return finder.threshold_std
 
     monkeypatch.setattr(peers, "_f1", fake_f1)

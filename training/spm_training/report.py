@@ -121,7 +121,7 @@ class Report:
     def command(self) -> str:
         """What repeats this evaluation."""
         default = EvaluationOptions()
-        words = ["spm-train evaluate", self.subject.name]
+        words = ["spm-train evaluate", self.subject.name if self.subject.sha256 else "NAME --peers"]
         if self.options.images != default.images:
             words.append(f"--images {self.options.images}")
         if self.options.side_px != default.side_px:
@@ -172,7 +172,7 @@ class Report:
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``evaluation-NAME.json`` and ``evaluation-NAME.md`` and give their paths."""
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"evaluation-{self.subject.name.replace(' ', '-')}"
+        stem = f"evaluation-{self.subject.name}"
         files = (folder / f"{stem}.json", folder / f"{stem}.md")
         write_atomically(files[0], (json.dumps(self.document(), indent=2, allow_nan=False) + "\n").encode())
         write_atomically(files[1], self.markdown().encode())
