@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from spm_kernels import box_nms, local_maxima, refine_gaussian
 from spm_runtime.models import ModelPackage
@@ -25,8 +26,13 @@ __all__ = ["NMS_IOU", "find_atoms"]
 
 #: Overlap of two boxes, as intersection over union, above which the weaker atom goes. Source: PolyU thesis.
 NMS_IOU = 0.3
+#: Fewer atoms do not say how far they are apart.
+MIN_ATOMS_FOR_SPACING = 10
 #: Radius of the fit's window in spacings: half-way to the neighbour, less the neighbour's flank.
 FIT_RADIUS = 0.45
+#: Width σ in spacings up to which the tails of the neighbours are subtracted. Broader columns merge into a corrugation
+#: whose width, height and background cannot be told apart: there each column is fitted alone, inside its window.
+NARROW_WIDTH = 0.3
 
 
 def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: Mapping[str, float]) -> Result:
@@ -45,7 +51,8 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
     Returns
     -------
     Result
-        With `Atoms`, the map ``confidence`` and the quantities ``spacing_px``, ``spacing_nm`` (when calibrated) and
+        With `Atoms`, the map ``confidence`` and the quantities ``spacing_px`` and, when calibrated, ``spacing_nm`` (the median
+        distance to the nearest neighbour; the prediction where too few atoms were found), ``predicted_spacing_px`` and
         ``network_scale``.
     """
     clock = _Clock()
@@ -60,9 +67,6 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
     clock.stop("peaks")
     atoms = _refine(scaled, confidence, peaks)
     clock.stop("refine")
-    quantities = {"spacing_px": scaled.spacing_px / scaled.zoom, "network_scale": scaled.zoom}
-    if scan.pixel_size_nm is not None:
-        quantities["spacing_nm"] = quantities["spacing_px"] * float(np.sqrt(np.prod(scan.pixel_size_nm)))
     shown = np.where(scan.valid, interpolate(confidence, scan.shape, order=1), np.float32(np.nan))
     clock.stop("map")
     return Result(
@@ -74,7 +78,7 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
         timings_s=clock.laps,
         atoms=atoms,
         maps=(Map("confidence", shown),),
-        quantities=quantities,
+        quantities=_quantities(scan, scaled, atoms),
         warnings=(*session.warnings, *_trained_range(scan, package, scaled)),
     )
 
@@ -92,15 +96,37 @@ def _refine(scaled: ScaledScan, confidence: NDArray[np.float32], peaks: NDArray[
     there = scaled.residual[scaled.valid]
     # Heights are 1e-10 m or 1e5 counts; the fit works on numbers near one.
     unit = (float(np.std(there, dtype=np.float64)) if there.size else 0.0) or 1.0
-    fits = refine_gaussian((scaled.residual / unit).astype(np.float32), peaks, radius_px=FIT_RADIUS * scaled.spacing_px)
+    heights = (scaled.residual / unit).astype(np.float32)
+    fits = refine_gaussian(heights, peaks, radius_px=FIT_RADIUS * scaled.spacing_px, neighbours=False)
+    narrow = fits.sigma_px[fits.converged]
+    if len(narrow) and np.median(narrow) < NARROW_WIDTH * scaled.spacing_px:
+        fits = refine_gaussian(heights, peaks, radius_px=FIT_RADIUS * scaled.spacing_px, neighbours=True)
+    # A fit may walk off the image or into a missing part: nothing was measured there.
+    place = np.rint(fits.yx).astype(np.int64)
+    inside = np.all((place >= 0) & (place < scaled.valid.shape), axis=1)
+    inside[inside] = scaled.valid[tuple(place[inside].T)]
     return Atoms(
-        yx_px=(fits.yx + 0.5) / np.asarray(scaled.factor) - 0.5,
-        score=confidence[tuple(peaks.astype(np.int64).T)],
-        position_std_px=(fits.yx_std_px / scaled.zoom).astype(np.float32),
-        width_px=(fits.sigma_px / scaled.zoom).astype(np.float32),
-        intensity=(fits.amplitude * unit).astype(np.float32),
-        sublattice=np.full(len(peaks), -1, np.int32),
+        yx_px=(fits.yx[inside] + 0.5) / np.asarray(scaled.factor) - 0.5,
+        score=confidence[tuple(peaks[inside].astype(np.int64).T)],
+        position_std_px=(fits.yx_std_px[inside] / scaled.zoom).astype(np.float32),
+        width_px=(fits.sigma_px[inside] / scaled.zoom).astype(np.float32),
+        intensity=((fits.background + fits.amplitude)[inside] * unit).astype(np.float32),
+        sublattice=np.full(int(inside.sum()), -1, np.int32),
     )
+
+
+def _quantities(scan: Scan, scaled: ScaledScan, atoms: Atoms) -> dict[str, float]:
+    """Numbers that describe the whole scan."""
+    predicted = scaled.spacing_px / scaled.zoom
+    spacing = predicted
+    if len(atoms) >= MIN_ATOMS_FOR_SPACING:
+        square = atoms.yx_px * np.asarray(scaled.factor)
+        distances, _ = cKDTree(square).query(square, k=2)
+        spacing = float(np.median(distances[:, 1])) / scaled.zoom
+    found = {"spacing_px": spacing, "predicted_spacing_px": predicted, "network_scale": scaled.zoom}
+    if scan.pixel_size_nm is not None:
+        found["spacing_nm"] = spacing * float(np.sqrt(np.prod(scan.pixel_size_nm)))
+    return found
 
 
 def _trained_range(scan: Scan, package: ModelPackage, scaled: ScaledScan) -> tuple[str, ...]:

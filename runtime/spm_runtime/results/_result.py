@@ -32,7 +32,8 @@ class Atoms:
     width_px
         ``(N,)`` float32 Gaussian σ of the column in pixels, NaN where the fit did not converge.
     intensity
-        ``(N,)`` float32 height above the local background in the unit of the scan, NaN where the fit did not converge.
+        ``(N,)`` float32 fitted peak above the median of the surroundings, in the unit of the scan; NaN where the fit did not
+        converge.
     sublattice
         ``(N,)`` int32 index of the sublattice, −1 where none was assigned.
     """
