@@ -86,7 +86,10 @@ def world(device: str = "auto") -> Iterator[World]:
     if "RANK" not in os.environ:
         yield World(0, 1, place)
         return
-    dist.init_process_group("nccl" if use_cuda else "gloo")
+    if use_cuda:
+        dist.init_process_group("nccl", device_id=place)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield World(dist.get_rank(), size, place)
     finally:

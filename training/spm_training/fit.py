@@ -245,7 +245,8 @@ class Trainer:
         metrics = self._validate()
         loss = metrics["loss"]
         names = list(progress.train_sums)
-        summed = sum_over_ranks(torch.tensor([progress.train_sums[name] for name in names], dtype=torch.float64))
+        mine = torch.tensor([progress.train_sums[name] for name in names], dtype=torch.float64)
+        summed = sum_over_ranks(mine.to(self.place.device))
         train = {
             name: float(value) / (progress.step * self.place.size) for name, value in zip(names, summed, strict=True)
         }
