@@ -11,6 +11,7 @@ from spm_runtime.errors import DeviceError, ModelError, ParameterError
 from spm_training.checkpoint import load_checkpoint
 from spm_training.fit import Trainer
 from spm_training.run import RunFolder
+from spm_training.trained import trained_network
 
 
 def assert_equal(a, b, where="state"):
@@ -172,6 +173,19 @@ def test_only_a_run_of_the_same_recipe_is_resumed(tiny, run_fit, finished_run, t
         run_fit(tiny("data.batch=2", "optimiser.lr=1e-4"), finished_run, resume=True)
     with pytest.raises(ParameterError, match=r"no recipe\.toml"):
         run_fit(tiny(), tmp_path / "nothing", resume=True)
+
+
+def test_a_run_may_begin_with_the_weights_of_another(tiny, run_fit, finished_run, tmp_path):
+    """With a rate of next to nothing the weights stay what they were; the card counts both trainings."""
+    recipe = tiny("training.epochs=1", "optimiser.lr=1e-12", "optimiser.weight_decay=0", "training.ema_decay=0")
+    run_fit(recipe, tmp_path / "second", start=RunFolder(finished_run))
+    first, second = (trained_network(RunFolder(folder)) for folder in (finished_run, tmp_path / "second"))
+    for (name, a), b in zip(first[0].named_parameters(), second[0].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-9), name
+    assert second[1]["images_seen"] == first[1]["images_seen"] + 12
+    assert f"{first[1]['epoch']} epochs" in second[1]["start"]
+    with pytest.raises(ParameterError, match="another network"):
+        run_fit(tiny("network.base_width=3"), tmp_path / "third", start=RunFolder(finished_run))
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny, run_fit, tmp_path, monkeypatch):

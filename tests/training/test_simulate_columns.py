@@ -26,7 +26,7 @@ def test_columns_stand_where_the_truth_says(family):
         )
         yx = scene.yx_px[scene.required]
         yx = yx[np.all((yx > 6) & (yx < 121), axis=1)]
-        if len(yx) < 5:
+        if len(yx) == 0:
             continue
         y, x = np.rint(yx).astype(int).T
         ring = [

@@ -53,6 +53,7 @@ def list_recipes() -> None:
 @click.option("--data", "data", type=FOLDER, help="Folder of training data, for recipes that need one.")
 @click.option("--out", "out", type=FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--from", "start", type=FOLDER, metavar="RUN", help="Begin with the best weights of another run.")
 @click.option("--smoke", is_flag=True, help="The whole path in seconds, with the recipe's [smoke] settings.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, as data.batch=32. Repeatable.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to compute.")
@@ -61,6 +62,7 @@ def fit(
     data: Path | None,
     out: Path | None,
     resume: bool,
+    start: Path | None,
     smoke: bool,
     overrides: tuple[str, ...],
     device: str,
@@ -86,12 +88,15 @@ def fit(
         raise ParameterError(
             f"--data {data}: recipe {recipe.name} simulates its data and reads none. Leave --data out."
         )
+    if start is not None and resume:
+        raise ParameterError("--from and --resume: a run that goes on has weights already. Leave one of them out.")
     if out is None:
         if resume or "RANK" in os.environ:
             raise ParameterError("--out: missing; expected a run folder with --resume and under torchrun. Name it.")
         stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         out = Path("runs") / f"{recipe.name}-{stamp}"
-    outcome = run_fit(recipe, RunFolder(out), resume=resume, device=device, report=click.echo)
+    begin = None if start is None else RunFolder(start)
+    outcome = run_fit(recipe, RunFolder(out), resume=resume, start=begin, device=device, report=click.echo)
     if outcome.stopped == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
 

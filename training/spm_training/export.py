@@ -15,7 +15,6 @@ from spm_runtime.errors import ModelIntegrityError, ParameterError
 from spm_runtime.levelling import level_for_network
 from spm_runtime.models import load_package
 from spm_runtime.session import Session, self_test
-from spm_training.checkpoint import load_checkpoint
 from spm_training.data import Split, rng_for
 from spm_training.evaluate import EVALUATION_SEED, EvaluationOptions, ImageScore, evaluate, package_finder
 from spm_training.networks.atoms import AtomsNet
@@ -25,9 +24,9 @@ from spm_training.recipe import Recipe, load_recipe, recipe_names
 from spm_training.report import Report, Subject
 from spm_training.run import RunFolder
 from spm_training.simulate.columns import simulate_columns
-from spm_training.task import build_network
+from spm_training.trained import trained_network
 
-__all__ = ["Exported", "check_against_torch", "export_run", "trained_network"]
+__all__ = ["Exported", "check_against_torch", "export_run"]
 
 #: Largest difference between torch and the runtime, relative to the output's largest value where that exceeds 1.
 TORCH_TOLERANCE = 1e-4
@@ -146,34 +145,6 @@ def _as_described_now(recipe: Recipe) -> Recipe:
         return recipe
     shipped = load_recipe(recipe.name)
     return recipe.model_copy(update={"card": shipped.card, "parameters": shipped.parameters})
-
-
-def trained_network(run: RunFolder) -> tuple[AtomsNet, dict[str, object]]:
-    """The network with the best weights of a run, and the facts of its training for the card."""
-    recipe, facts = run.recipe(), run.facts()
-    state = load_checkpoint(run.best)
-    network = build_network(recipe)
-    network.load_state_dict(state["weights"])
-    network.eval()
-    steps = int(state["epoch"]) * recipe.data.steps_per_epoch
-    history = [row for row in run.metrics() if row["epoch"] <= state["epoch"]]
-    hours = sum(row["seconds"] for row in history) / 3600
-    on_cpu = str(facts["device"]) == "cpu"
-    training: dict[str, object] = {
-        "data": recipe.data_source,
-        "families": ", ".join(recipe.simulator.families) or "all",
-        "recipe": recipe.name,
-        "seed": recipe.training.seed,
-        "commit": facts["git_commit"] or "unknown (trained outside a checkout)",
-        "epoch": int(state["epoch"]),
-        "images_seen": steps * recipe.data.batch,
-        "flop": f"{steps * float(facts['flop_per_step']):.3g}",
-        "hours": round(hours, 2),
-        "budget": "CPU budget" if on_cpu else f"{facts['processes']} GPU(s)",
-        "validation_loss": float(f"{state['metrics']['loss']:.6g}"),
-        "validation_f1": round(float(state["metrics"]["f1"]), 4),
-    }
-    return network, training
 
 
 def check_against_torch(network: AtomsNet, folder: Path) -> float:

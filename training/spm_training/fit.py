@@ -39,6 +39,7 @@ from spm_training.recipe import Recipe
 from spm_training.run import RunFolder
 from spm_training.stop import StopRequest
 from spm_training.task import AtomsTask, build_network
+from spm_training.trained import trained_network
 
 __all__ = ["Outcome", "fit"]
 
@@ -66,7 +67,13 @@ class Outcome:
 
 
 def fit(
-    recipe: Recipe, run: RunFolder, *, resume: bool = False, device: str = "auto", report: Callable[[str], None]
+    recipe: Recipe,
+    run: RunFolder,
+    *,
+    resume: bool = False,
+    start: RunFolder | None = None,
+    device: str = "auto",
+    report: Callable[[str], None],
 ) -> Outcome:
     """Train.
 
@@ -78,6 +85,8 @@ def fit(
         Where the run is kept; must be new or empty unless resuming.
     resume
         Go on from ``last.pt``.
+    start
+        A run whose best weights this one begins with, in place of random ones; of the same network.
     device
         ``auto``, ``cpu`` or ``cuda``.
     report
@@ -107,14 +116,17 @@ def fit(
         elif place.is_first:
             run.create(recipe)
         cost = cost_of(recipe)
+        weights, facts = (None, None) if start is None else trained_network(start)
         if place.is_first:
             run.write_recipe(recipe)
-            run.write_facts(cost, device=str(place.device), processes=place.size)
+            run.write_facts(cost, device=str(place.device), processes=place.size, start=facts)
             report(f"{recipe.name}: {cost}")
             report(f"run folder {run.path}, {place.size} process(es) on {place.device.type}")
         trainer = Trainer(recipe, run, place, report)
         if resume:
             trainer.restore()
+        elif weights is not None:
+            trainer.begin_with(weights)
         with StopRequest() as stop:
             return trainer.train(stop)
 
@@ -174,6 +186,24 @@ class Trainer:
     def evaluated(self) -> nn.Module:
         """The network that is validated and exported: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
+
+    def begin_with(self, network: nn.Module) -> None:
+        """Take over the weights of a trained network of the same shape.
+
+        Raises
+        ------
+        ParameterError
+            If it is another network.
+        """
+        try:
+            self.model.load_state_dict(network.state_dict())
+        except RuntimeError as error:
+            raise ParameterError(
+                f"--from: the weights are of another network ({str(error).splitlines()[-1].strip()}); expected that of recipe "
+                f"{self.recipe.name}. Set [network] as that run did."
+            ) from error
+        if self.average is not None:
+            self.average.module.load_state_dict(network.state_dict())
 
     def train(self, stop: StopRequest) -> Outcome:
         """Run epochs until the end, the patience's end, or a request to stop."""

@@ -130,8 +130,12 @@ class RunFolder:
         """Write `recipe_file`."""
         write_atomically(self.recipe_file, to_toml(recipe).encode())
 
-    def write_facts(self, cost: Cost, *, device: str, processes: int) -> None:
-        """Write `facts_file`."""
+    def write_facts(
+        self, cost: Cost, *, device: str, processes: int, start: Mapping[str, object] | None = None
+    ) -> None:
+        """Write `facts_file`; `start` are the facts of the run whose weights this one began with, kept by a resume."""
+        if start is None and self.facts_file.is_file():
+            start = self.facts().get("start")
         names = ("adatom", "torch", "numpy", "scipy")
         facts = {
             "versions": {name: importlib.metadata.version(name) for name in names},
@@ -143,6 +147,7 @@ class RunFolder:
             "parameters": cost.parameters,
             "flop_per_step": cost.flop_per_step,
             "flop_total_at_most": cost.flop_total,
+            "start": None if start is None else dict(start),
         }
         write_atomically(self.facts_file, (json.dumps(facts, indent=2) + "\n").encode())
 

@@ -30,8 +30,8 @@ NOISE_LEVELS = {"clear": (20.0, 36.0), "medium": (7.5, 11.0), "low": (3.0, 4.6)}
 #: A column lower than this share of the full height may be found or not (light columns beside heavy ones).
 REQUIRED_HEIGHT = 0.4
 
-#: Width σ of a column over the spacing at which neighbours merge. At 0.5 the corrugation of a triangular net of Gaussians has fallen
-#: to 2 % of their height: 9 · 2πσ²/A · exp(−8π²σ²/3) with A = √3/2, its first Fourier components.
+#: Width σ of a column over the spacing at which neighbours merge. At 0.5 the corrugation of a triangular net of Gaussians
+#: has fallen to 2 % of their height: 9 · 2πσ²/A · exp(−8π²σ²/3) with A = √3/2, its first Fourier components.
 BLURRED_WIDTH = (0.5, 0.85)
 
 
@@ -147,10 +147,13 @@ def _simulate(rng: np.random.Generator, family: str, shape: tuple[int, int], spa
     """Draw a scene of a given family, spacing in pixels and detectability."""
     stm = family == "si111-7x7" or (family not in ("dumbbell", "dichalcogenide") and rng.random() < 0.4)
     # One STM image in eight was taken with a tip too blunt for its atoms: there is a pattern, and nothing to be found.
-    blurred = stm and rng.random() < 1 / 8
+    blurred = stm and family != "isolated" and rng.random() < 1 / 8
     broad = rng.uniform(*BLURRED_WIDTH) if blurred else rng.uniform(0.22, 0.42)
+    narrow = rng.uniform(0.13, 0.28)
+    if family == "isolated":  # nothing but their size tells the scale of single atoms: tie it to the spacing
+        broad = narrow = rng.uniform(0.19, 0.23)
     # A pixel and the microscope's resolution bound the width from below.
-    width = max(spacing * (broad if stm else rng.uniform(0.13, 0.28)), 0.7)
+    width = max(spacing * (broad if stm else narrow), 0.7)
 
     columns, holes = _place(rng, family, shape, spacing)
     columns, vacancies = _disorder(rng, columns, shape, spacing)
