@@ -10,7 +10,7 @@ from typing import Literal
 
 import spm_kernels
 from spm_runtime._version import __version__
-from spm_runtime.errors import AdatomError, DeviceError, ModelIntegrityError
+from spm_runtime.errors import AdatomError, DeviceError
 from spm_runtime.models import ModelPackage, list_models, load_package, model_roots
 from spm_runtime.readers import readers
 from spm_runtime.session import Device, Session, card_problem, gpu_cards, runtime_versions, self_test
@@ -119,7 +119,7 @@ def _devices(packages: list[ModelPackage]) -> Iterator[Finding]:
             except DeviceError as problem:
                 yield Finding("note", device, str(problem))
                 break
-            except ModelIntegrityError as problem:
+            except AdatomError as problem:
                 yield Finding("problem", device, str(problem))
             else:
                 yield Finding("ok", device, f"model {package.name} reproduced within {error:.1e}")

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from spm_runtime.errors import DeviceError, ModelError, ModelIntegrityError
 from spm_runtime.models import ModelPackage
@@ -32,6 +33,7 @@ __all__ = [
     "runtime_versions",
     "self_test",
     "shared_session",
+    "usable_cards",
 ]
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
@@ -41,6 +43,18 @@ _PROVIDERS: dict[str, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+
+#: What onnxruntime raises. Its own errors derive from Exception alone.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    *(
+        kind
+        for kind in vars(onnxruntime_pybind11_state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+)
 
 #: Oldest compute capability that a CUDA major version still supports. Source: CUDA toolkit release notes, "deprecated
 #: architectures": CUDA 12 dropped Kepler, CUDA 13 dropped Maxwell, Pascal and Volta.
@@ -64,8 +78,8 @@ class Session:
     package
         The model package; its weights are verified before they are loaded.
     device
-        ``cpu``, ``cuda`` or ``tensorrt`` must really load; ``auto`` takes CUDA where a card and its libraries are, else the
-        CPU.
+        ``cpu``, ``cuda`` or ``tensorrt`` must really load; ``auto`` takes CUDA where that reproduces the package's test
+        outputs, else the CPU.
     require_gpu
         Fail where ``auto`` would take the CPU.
     threads
@@ -88,17 +102,38 @@ class Session:
             raise DeviceError("a GPU is required and the device is 'cpu'; use --device auto, cuda or tensorrt")
         self.package = package
         self.warnings: tuple[str, ...] = ()
-        data = package.verified_weights()
-        wanted = device if device != "auto" else ("cuda" if gpu_cards() else "cpu")
-        self._session = _load(data, package, wanted, threads or _default_threads)
+        self._data = package.verified_weights()
+        self._threads = threads or _default_threads
+        if device == "auto":
+            self._open_best(require_gpu=require_gpu)
+        else:
+            self._open(device)
+
+    def _open(self, device: str) -> None:
+        """Load the network on one provider and read back that it is that one."""
+        self._session = _load(self._data, self.package, device, self._threads)
         self.provider: str = self._session.get_providers()[0]
-        if self.provider != _PROVIDERS[wanted]:
-            reason = _why_not(wanted)
-            if device != "auto" or require_gpu:
-                raise DeviceError(f"{_PROVIDERS[wanted]} did not load, onnxruntime offers {self.provider}. {reason}")
+        if self.provider != _PROVIDERS[device]:
+            raise DeviceError(
+                f"{_PROVIDERS[device]} did not load, onnxruntime offers {self.provider}. {_why_not(device)}"
+            )
+
+    def _open_best(self, *, require_gpu: bool) -> None:
+        """Take a GPU that reproduces the package's test outputs, else the CPU, saying why if there is a card."""
+        reason = _why_not("cuda")
+        if usable_cards():
+            try:
+                self._open("cuda")
+                self_test(self)
+            except (DeviceError, ModelError) as error:
+                reason = str(error)
+            else:
+                return
+        if require_gpu:
+            raise DeviceError(f"a GPU is required and none is usable. {reason}")
+        self._open("cpu")
+        if gpu_cards():
             self.warnings = (f"a GPU is there and was not used: {reason}",)
-        elif require_gpu and wanted == "cpu":
-            raise DeviceError(f"a GPU is required and none is usable. {_why_not('cuda')}")
 
     def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Run the network once.
@@ -120,7 +155,7 @@ class Session:
         names = [output.name for output in self._session.get_outputs()]
         try:
             values = self._session.run(names, dict(inputs))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except ORT_ERRORS as error:
             shapes = {name: np.shape(value) for name, value in inputs.items()}
             raise ModelError(
                 f"model {self.package.name}: onnxruntime failed on {self.provider} with inputs {shapes}: "
@@ -184,7 +219,7 @@ def runtime_versions() -> dict[str, str]:
     """Version of onnxruntime, the CUDA version that it was built for, and the providers that it was built with."""
     return {
         "onnxruntime": ort.__version__,
-        "built for CUDA": str(getattr(ort, "cuda_version", "") or "none"),
+        "built for CUDA": _built_for() or "none",
         "providers built in": ", ".join(
             name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()
         ),
@@ -243,6 +278,15 @@ def gpu_cards() -> tuple[GpuCard, ...]:
     return tuple(cards)
 
 
+def usable_cards() -> tuple[GpuCard, ...]:
+    """Cards that this onnxruntime can run on."""
+    return tuple(card for card in gpu_cards() if card_problem(card, _built_for()) is None)
+
+
+def _built_for() -> str:
+    return str(getattr(ort, "cuda_version", ""))
+
+
 def _load(data: bytes, package: ModelPackage, wanted: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -258,7 +302,7 @@ def _load(data: bytes, package: ModelPackage, wanted: str, threads: int) -> ort.
             ort.preload_dlls()
     try:
         return ort.InferenceSession(data, options, providers=providers)
-    except (RuntimeError, ValueError) as error:
+    except ORT_ERRORS as error:
         raise ModelError(
             f"{package.weights}: onnxruntime {ort.__version__} cannot load it for {providers[0]} "
             f"({str(error).splitlines()[0][:300]}). Update onnxruntime, or export the model again."
@@ -271,7 +315,7 @@ def _why_not(wanted: str) -> str:
     cards = gpu_cards()
     if not cards:
         return "The NVIDIA driver reports no card: check the card and its driver, or use --device cpu."
-    problem = card_problem(cards[0], str(getattr(ort, "cuda_version", "")))
-    if problem is not None:
+    if not usable_cards():
+        problem = str(card_problem(cards[0], _built_for()))
         return problem[0].upper() + problem[1:] + "."
     return 'The CUDA libraries did not load: install them with pip install "adatom[cuda]", or use --device cpu.'

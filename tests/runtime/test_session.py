@@ -1,6 +1,7 @@
 """Providers are chosen explicitly and read back."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,42 @@ def test_auto_without_a_card_is_the_cpu(package):
 def test_a_card_that_does_not_load_is_never_silent(package, monkeypatch):
     """A driver that reports a card, but CUDA libraries that do not load: auto says so, cuda refuses."""
     monkeypatch.setattr(module, "gpu_cards", lambda: (GpuCard("Test", (8, 6), (13, 0)),))
-    monkeypatch.setitem(module._PROVIDERS, "cuda", "NoSuchExecutionProvider")
+    monkeypatch.setattr(module, "_built_for", lambda: "13.0")
     monkeypatch.setattr(module, "_load", lambda data, package, wanted, threads: _Fake())
     session = Session(package, "auto")
+    assert session.provider == "CPUExecutionProvider"
     assert "not used" in session.warnings[0]
-    with pytest.raises(DeviceError, match="NoSuchExecutionProvider did not load"):
+    with pytest.raises(DeviceError, match="CUDAExecutionProvider did not load"):
         Session(package, "cuda")
-    with pytest.raises(DeviceError):
+    with pytest.raises(DeviceError, match="GPU is required"):
         Session(package, "auto", require_gpu=True)
+
+
+def test_a_card_too_old_is_not_tried(package, monkeypatch):
+    monkeypatch.setattr(module, "gpu_cards", lambda: (GpuCard("Old", (6, 1), (13, 0)),))
+    monkeypatch.setattr(module, "_built_for", lambda: "13.0")
+    session = Session(package, "auto")
+    assert session.provider == "CPUExecutionProvider"
+    assert "too old for CUDA 13" in session.warnings[0]
+
+
+def test_a_card_that_computes_wrongly_is_not_used(package, monkeypatch):
+    def wrong(session):
+        if session.provider != "CPUExecutionProvider":
+            raise ModelIntegrityError("the test outputs differ by 1")
+        return 0.0
+
+    class Gpu(_Fake):
+        def get_providers(self):
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(module, "gpu_cards", lambda: (GpuCard("Odd", (8, 6), (13, 0)),))
+    monkeypatch.setattr(module, "_built_for", lambda: "13.0")
+    monkeypatch.setattr(module, "_load", lambda data, package, wanted, threads: Gpu() if wanted == "cuda" else _Fake())
+    monkeypatch.setattr(module, "self_test", wrong)
+    session = Session(package, "auto")
+    assert session.provider == "CPUExecutionProvider"
+    assert "differ by 1" in session.warnings[0]
 
 
 class _Fake:
@@ -77,9 +106,29 @@ def test_an_unknown_device_is_refused(package):
         Session(package, "gpu")
 
 
-def test_a_wrong_input_is_an_error_of_ours(package):
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"nonsense": np.zeros((1, 1, 16, 16), np.float32)},
+        {"image": np.zeros((1, 3, 16, 16), np.float32)},  # channels
+        {"image": np.zeros((1, 1, 17, 16), np.float32)},  # no multiple of 16
+        {"image": np.zeros((1, 1, 16, 16), np.float64)},
+    ],
+)
+def test_a_wrong_input_is_an_error_of_ours(package, inputs):
     with pytest.raises(ModelError, match="onnxruntime failed"):
-        Session(package, "cpu").run({"nonsense": np.zeros((1, 1, 16, 16), np.float32)})
+        Session(package, "cpu").run(inputs)
+
+
+def test_a_graph_that_onnxruntime_refuses_is_an_error_of_ours(package, tmp_path):
+    """An IR version of the future; the hash fits."""
+    weights = package.weights.read_bytes()
+    changed = weights + b"\x08\x63"  # field 1, 99: the last one counts
+    file = tmp_path / "weights.onnx"
+    file.write_bytes(changed)
+    future = dataclasses.replace(package, weights=file, sha256=hashlib.sha256(changed).hexdigest())
+    with pytest.raises(ModelError, match="cannot load it"):
+        Session(future, "cpu")
 
 
 def test_sessions_are_loaded_once(package):
