@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -15,7 +16,7 @@ from spm_runtime._version import __version__
 from spm_runtime.batch import Settings, run_batch
 from spm_runtime.demo import demo_scans
 from spm_runtime.doctor import examine
-from spm_runtime.errors import AdatomError, DeviceError, ModelError, ParameterError
+from spm_runtime.errors import AdatomError, ModelError, ParameterError, ScanError
 from spm_runtime.models import list_models, load_package
 from spm_runtime.readers import find_reader, read_scans
 from spm_runtime.results import Task
@@ -28,6 +29,7 @@ __all__ = ["main"]
 ALL_DONE, SOME_FAILED, USAGE, ENVIRONMENT = 0, 1, 2, 3
 
 _TASKS = ("atoms", "defects", "restore", "denoise", "strain")
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"]
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -41,7 +43,7 @@ class _Group(click.Group):
             click.secho(f"error: {error}", fg="red", err=True)
             if isinstance(error, ParameterError):
                 ctx.exit(USAGE)
-            ctx.exit(ENVIRONMENT if isinstance(error, ModelError | DeviceError) else SOME_FAILED)
+            ctx.exit(SOME_FAILED if isinstance(error, ScanError) else ENVIRONMENT)
 
 
 @click.group(
@@ -52,6 +54,10 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="spm-infer")
 def main() -> None:
     """Finds atoms in STM, AFM and HAADF-STEM scans: opens native files, runs exported networks, stores what they find."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the console's code page lacks must not end a batch: Windows writes logs in such a code page.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -143,7 +149,10 @@ def run(paths: tuple[Path, ...], out: Path, verbose: bool, **options: Any) -> No
 @_analysis_options
 @click.option("--once", is_flag=True, help="Analyse what is there, then end.")
 @click.option(
-    "--since", type=click.DateTime(), metavar="TIME", help="Leave files alone that are older, as 2026-01-31T08:00."
+    "--since",
+    type=click.DateTime(_TIMES),
+    metavar="TIME",
+    help="Leave files alone that are older, as 2026-01-31T08:00.",
 )
 @click.option(
     "--poll-s",

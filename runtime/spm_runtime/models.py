@@ -27,8 +27,9 @@ __all__ = [
     "ModelPackage", "Parameter", "TensorFile", "default_model", "find_model", "list_models", "load_package", "model_roots",
 ]  # fmt: skip
 
-#: Domains of operators that onnxruntime itself brings; anything else is a custom operator.
-ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+#: Domains of the operators of the ONNX standard. Anything else is a custom operator; com.microsoft too: some of its operators
+#: read files.
+ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 
 @dataclass(frozen=True)
@@ -204,13 +205,19 @@ def list_models() -> Iterator[Path]:
 
 
 def find_model(model: str | Path) -> ModelPackage:
-    """Load a package by folder or by name.
+    """Load a package by the name of an installed one, or by its folder.
+
+    A plain word is a name first, so that a folder of that name in the current directory never replaces an installed model;
+    write ``./word`` for the folder.
 
     Raises
     ------
     ModelError
-        If there is no such folder or name; an unknown name never becomes another model.
+        If there is no such name or folder; an unknown name never becomes another model.
     """
+    known = {found.name: found for found in list_models()}
+    if isinstance(model, str) and model in known:
+        return load_package(known[model])
     folder = Path(model)
     if (folder / "rdf.yaml").is_file():
         return load_package(folder)
@@ -218,24 +225,27 @@ def find_model(model: str | Path) -> ModelPackage:
         raise ModelError(
             f"{folder}: no rdf.yaml in it; expected a model package. Name a folder that `spm-train export` wrote."
         )
-    known = {found.name: found for found in list_models()}
-    if str(model) not in known:
-        raise ModelError(
-            f"model {str(model)!r}: no package of this name; found {', '.join(known) or 'none'} in "
-            f"{', '.join(map(str, model_roots())) or 'no folder'}. Use --model with one of them or with a folder."
-        )
-    return load_package(known[str(model)])
+    raise ModelError(
+        f"model {str(model)!r}: no package of this name; found {', '.join(known) or 'none'} in "
+        f"{', '.join(map(str, model_roots())) or 'no folder'}. Use --model with one of them or with a folder."
+    )
 
 
 def default_model(task: str) -> ModelPackage:
-    """The package that a task uses unless told otherwise: the one named after the task.
+    """The package that a task uses unless told otherwise: the installed one that is named after the task.
 
     Raises
     ------
     ModelError
         If it is not there.
     """
-    return find_model(task)
+    for folder in list_models():
+        if folder.name == task:
+            return load_package(folder)
+    raise ModelError(
+        f"model {task!r}: not installed; searched {', '.join(map(str, model_roots())) or 'no folder'}. "
+        "Install adatom again, or set SPM_MODELS to a folder of packages."
+    )
 
 
 def load_package(folder: Path | str) -> ModelPackage:
@@ -268,12 +278,7 @@ def load_package(folder: Path | str) -> ModelPackage:
 def _parse(folder: Path, rdf: dict[str, Any]) -> ModelPackage:
     spm = rdf["config"]["spm"]
     onnx = rdf["weights"]["onnx"]
-    parameters = {
-        str(name): Parameter(
-            str(name), float(p["default"]), float(p["minimum"]), float(p["maximum"]), str(p["description"])
-        )
-        for name, p in spm["parameters"].items()
-    }
+    parameters = {str(name): _parameter(str(name), entry) for name, entry in spm["parameters"].items()}
     return ModelPackage(
         folder=folder,
         name=str(rdf["name"]),
@@ -285,8 +290,8 @@ def _parse(folder: Path, rdf: dict[str, Any]) -> ModelPackage:
         sha256=str(onnx["sha256"]),
         inputs=tuple(_tensor(folder, t) for t in rdf["inputs"]),
         outputs=tuple(_tensor(folder, t) for t in rdf["outputs"]),
-        size_multiple=int(spm["size_multiple"]),
-        halo_px=int(spm["halo_px"]),
+        size_multiple=_whole(spm["size_multiple"], at_least=1),
+        halo_px=_whole(spm["halo_px"], at_least=0),
         spacing_px=_range(spm["spacing_px"]),
         pixel_size_nm=_range(spm["pixel_size_nm"]),
         tolerance=float(spm["tolerance"]),
@@ -300,6 +305,19 @@ def _parse(folder: Path, rdf: dict[str, Any]) -> ModelPackage:
 def _tensor(folder: Path, entry: dict[str, Any]) -> TensorFile:
     test = entry["test_tensor"]
     return TensorFile(str(entry["id"]), _inside(folder, test["source"]), str(test["sha256"]))
+
+
+def _parameter(name: str, entry: dict[str, Any]) -> Parameter:
+    low, default, high = (float(entry[key]) for key in ("minimum", "default", "maximum"))
+    if not low <= default <= high:
+        raise ValueError(f"parameter {name}: default {default} outside {low} to {high}")
+    return Parameter(name, default, low, high, str(entry["description"]))
+
+
+def _whole(value: object, *, at_least: int) -> int:
+    if not isinstance(value, int) or value < at_least:
+        raise ValueError(f"a whole number from {at_least} on, got {value!r}")
+    return value
 
 
 def _range(entry: dict[str, Any]) -> tuple[float, float]:

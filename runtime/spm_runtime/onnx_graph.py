@@ -54,11 +54,10 @@ def inspect_graph(data: bytes, file: Path) -> GraphFacts:
                 _graph(value, domains, external, 0)
             elif number == 8:  # opset_import: domain = 1
                 domains.add(_text(value, 1))
-            elif number == 25:  # functions: nodes = 7, domain = 10
-                domains.add(_text(value, 10))
-                for inner, node in _fields(value):
-                    if inner == 7:
-                        _node(node, domains, external, 0)
+            elif number == 20:  # training_info: graphs that inference never runs
+                raise ValueError("it carries training information")
+            elif number == 25:  # functions: nodes = 7, opset_import = 9, domain = 10, attribute_proto = 11
+                _function(value, domains, external)
     except (ValueError, UnicodeDecodeError) as error:
         raise ModelIntegrityError(f"{file}: not an ONNX model ({error}). Install the model package again.") from error
     if graphs != 1:
@@ -80,18 +79,32 @@ def _graph(data: memoryview, domains: set[str], external: list[str], depth: int)
             _sparse(value, external)
 
 
+def _function(data: memoryview, domains: set[str], external: list[str]) -> None:
+    domains.add(_text(data, 10))
+    for number, value in _fields(data):
+        if number == 7:
+            _node(value, domains, external, 0)
+        elif number == 9:
+            domains.add(_text(value, 1))
+        elif number == 11:
+            _attribute(value, domains, external, 0)
+
+
 def _node(data: memoryview, domains: set[str], external: list[str], depth: int) -> None:
     domains.add(_text(data, 7))
     for number, value in _fields(data):
-        if number != 5:  # attribute
-            continue
-        for inner, content in _fields(value):
-            if inner in (5, 10):  # t, tensors
-                _tensor(content, external)
-            elif inner in (6, 11):  # g, graphs
-                _graph(content, domains, external, depth + 1)
-            elif inner in (22, 23):  # sparse_tensor(s)
-                _sparse(content, external)
+        if number == 5:
+            _attribute(value, domains, external, depth)
+
+
+def _attribute(data: memoryview, domains: set[str], external: list[str], depth: int) -> None:
+    for number, value in _fields(data):
+        if number in (5, 10):  # t, tensors
+            _tensor(value, external)
+        elif number in (6, 11):  # g, graphs
+            _graph(value, domains, external, depth + 1)
+        elif number in (22, 23):  # sparse_tensor(s)
+            _sparse(value, external)
 
 
 def _sparse(data: memoryview, external: list[str]) -> None:

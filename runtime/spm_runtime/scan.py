@@ -146,18 +146,18 @@ class Scan:
         Returns
         -------
         ``(N, 2)`` array of ``(y, x)`` in nanometres, or None when the scan is not calibrated. Where the file gives the
-        offset of the frame they are in the scanner's frame (x right, y **up**, rotated by ``angle_deg``); otherwise they
+        offset and the angle of the frame they are in the scanner's frame (x right, y **up**); otherwise they
         count from the centre of the first pixel, y **down** as in the picture.
         """
         if self.pixel_size_nm is None:
             return None
         yx = np.asarray(yx_px, dtype=np.float64).reshape(-1, 2)
         scale = np.asarray(self.pixel_size_nm)
-        if self.offset_nm is None:
+        if self.offset_nm is None or self.angle_deg is None:
             return np.asarray(yx * scale)
         centre = (np.asarray(self.shape) - 1) / 2
         down, right = ((yx - centre) * scale).T
-        angle = np.deg2rad(self.angle_deg or 0.0)
+        angle = np.deg2rad(self.angle_deg)
         x = right * np.cos(angle) + down * np.sin(angle)
         y = right * np.sin(angle) - down * np.cos(angle)
         return np.stack([y + self.offset_nm[0], x + self.offset_nm[1]], axis=1)

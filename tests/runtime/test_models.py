@@ -41,6 +41,14 @@ def test_an_unknown_name_never_becomes_another_model(tmp_path):
         find_model(tmp_path)
 
 
+def test_a_folder_in_the_current_directory_never_replaces_an_installed_model(package, monkeypatch):
+    monkeypatch.chdir(package.parent)
+    assert find_model("atoms").folder == SHIPPED.resolve()
+    assert default_model("atoms").folder == SHIPPED.resolve()
+    assert find_model("./atoms").folder == package.resolve()
+    assert find_model(Path("atoms")).folder == package.resolve()
+
+
 def test_a_folder_of_the_environment_comes_first(package, monkeypatch):
     monkeypatch.setenv("SPM_MODELS", str(package.parent))
     assert find_model("atoms").folder == package.resolve()
@@ -103,6 +111,16 @@ def test_an_incomplete_description_is_refused(package, text):
 def test_a_missing_entry_is_named(package):
     edit(package, lambda rdf: rdf["config"]["spm"].pop("size_multiple"))
     with pytest.raises(ModelError, match="size_multiple"):
+        load_package(package)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("size_multiple", 0), ("halo_px", -1), ("size_multiple", 1.5), ("spacing_px", {"minimum": 5, "maximum": 2})],
+)
+def test_numbers_that_make_no_sense_are_refused(package, key, value):
+    edit(package, lambda rdf: rdf["config"]["spm"].update({key: value}))
+    with pytest.raises(ModelError, match=r"rdf\.yaml"):
         load_package(package)
 
 

@@ -49,6 +49,8 @@ def test_custom_operators_are_seen_wherever_they_hide():
     assert "my.ops" in inspect_graph(model(field(1, node("If", attributes=branch))), FILE).domains
     function = field(25, field(10, "f") + field(7, node("Evil", "my.ops")))
     assert "my.ops" in inspect_graph(model(field(1, node("Conv"))) + function, FILE).domains
+    defaults = field(25, field(10, "f") + field(11, field(6, inner)))
+    assert "my.ops" in inspect_graph(model(b"") + defaults, FILE).domains
     assert "my.ops" in inspect_graph(model(b"", opset=field(8, field(1, "my.ops") + field(2, 1))), FILE).domains
 
 
@@ -68,6 +70,11 @@ def test_external_data_is_seen_wherever_it_hides(marker):
 def test_other_bytes_are_refused(data):
     with pytest.raises(ModelIntegrityError, match=r"weights\.onnx"):
         inspect_graph(data, FILE)
+
+
+def test_training_information_is_refused():
+    with pytest.raises(ModelIntegrityError, match="training"):
+        inspect_graph(model(b"") + field(20, field(1, field(1, node("Conv")))), FILE)
 
 
 def test_deep_nesting_is_refused():

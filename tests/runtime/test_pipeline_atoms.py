@@ -56,7 +56,7 @@ def test_a_clear_lattice_is_found_whole_and_sub_pixel():
     assert np.nanmedian(result.atoms.width_px) == pytest.approx(2.2, rel=0.1)
     assert np.median(result.atoms.intensity) == pytest.approx(1.0 - np.median(image), rel=0.05)
     assert (np.diff(result.atoms.score) <= 0).all()
-    assert set(result.timings_s) >= {"scale", "level", "network", "peaks", "refine"}
+    assert set(result.timings_s) >= {"scale", "network", "peaks", "refine", "map"}
 
 
 @pytest.mark.parametrize("spacing", [5.0, 22.0])
@@ -96,6 +96,7 @@ def test_nothing_is_found_in_the_missing_part():
 def test_images_without_atoms_give_none(image):
     result = analyse(Scan(image), "atoms", device="cpu")
     assert len(result.atoms) == 0
+    assert "spacing_px" not in result.quantities
     assert result.maps[0].data.shape == image.shape
 
 
@@ -148,6 +149,27 @@ def test_parameters_matter_and_are_recorded():
     assert strict.parameters["filter_lower_bound"] == 0.9
     given = analyse(Scan(image), "atoms", device="cpu", params={"spacing_px": 10.0})
     assert given.quantities["predicted_spacing_px"] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("spacing", [0.02, 900.0])
+def test_a_spacing_that_makes_no_sense_warns(spacing):
+    image, _ = columns(shape=(64, 64))
+    result = analyse(Scan(image), "atoms", device="cpu", params={"spacing_px": spacing})
+    assert "outside its training" in " ".join(result.warnings)
+
+
+@pytest.mark.parametrize("spacing", [4.5, 9.0, 20.0])
+def test_the_stated_standard_deviation_is_honest_at_every_scale(spacing):
+    """Errors over stated deviations of columns in white noise; an enlarged image has no more information than before."""
+    image, truth = columns(shape=(224, 224), spacing=spacing, sigma=0.22 * spacing, noise=0.1)
+    atoms = analyse(Scan(image), "atoms", device="cpu", params={"spacing_px": spacing}).atoms
+    error = atoms.yx_px[:, None] - truth[None]
+    nearest = np.hypot(*error.transpose(2, 0, 1)).argmin(axis=1)
+    error = error[np.arange(len(nearest)), nearest]
+    good = (np.hypot(*error.T) < 0.25 * spacing) & np.isfinite(atoms.position_std_px)
+    edge = np.minimum(atoms.yx_px, np.array(image.shape) - 1 - atoms.yx_px).min(axis=1) > spacing
+    ratio = np.sqrt(np.mean(error[good & edge] ** 2)) / np.sqrt(np.mean(atoms.position_std_px[good & edge] ** 2))
+    assert 0.65 < ratio < 1.5
 
 
 def test_wrong_tasks_and_models_are_refused():

@@ -53,11 +53,13 @@ def test_positions_count_from_the_first_pixel_without_an_offset():
 
 def test_positions_in_the_scanners_frame():
     """The centre of the image lies at the offset; y points up; the angle turns counter-clockwise."""
-    scan = Scan(np.zeros((5, 5)), pixel_size_nm=(1.0, 1.0), offset_nm=(10.0, 20.0))
+    scan = Scan(np.zeros((5, 5)), pixel_size_nm=(1.0, 1.0), offset_nm=(10.0, 20.0), angle_deg=0.0)
     right_of_centre, above_centre = [2.0, 3.0], [1.0, 2.0]
     got = scan.positions_nm(np.array([[2.0, 2.0], right_of_centre, above_centre]))
     assert got == pytest.approx(np.array([[10.0, 20.0], [10.0, 21.0], [11.0, 20.0]]))
     turned = dataclasses.replace(scan, angle_deg=90.0).positions_nm(np.array([right_of_centre, above_centre]))
+    unknown = dataclasses.replace(scan, angle_deg=None).positions_nm(np.array([right_of_centre]))
+    assert unknown == pytest.approx(np.array([right_of_centre]))  # no angle, no frame: from the first pixel
     assert turned == pytest.approx(np.array([[11.0, 20.0], [10.0, 19.0]]))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from spm_kernels import box_nms, local_maxima, refine_gaussian
+from spm_kernels.refine import MIN_RADIUS_PX
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.scale import ScaledScan, find_scale, interpolate
 from spm_runtime.pipelines.tiling import run_tiled
@@ -52,8 +53,7 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
     -------
     Result
         With `Atoms`, the map ``confidence`` and the quantities ``spacing_px`` and, when calibrated, ``spacing_nm`` (the median
-        distance to the nearest neighbour; the prediction where too few atoms were found), ``predicted_spacing_px`` and
-        ``network_scale``.
+        distance to the nearest neighbour, where enough atoms were found), ``predicted_spacing_px`` and ``network_scale``.
     """
     clock = _Clock()
     scaled = find_scale(scan, session, given_px=parameters["spacing_px"])
@@ -97,10 +97,13 @@ def _refine(scaled: ScaledScan, confidence: NDArray[np.float32], peaks: NDArray[
     # Heights are 1e-10 m or 1e5 counts; the fit works on numbers near one.
     unit = (float(np.std(there, dtype=np.float64)) if there.size else 0.0) or 1.0
     heights = (scaled.residual / unit).astype(np.float32)
-    fits = refine_gaussian(heights, peaks, radius_px=FIT_RADIUS * scaled.spacing_px, neighbours=False)
+    radius = max(MIN_RADIUS_PX, FIT_RADIUS * scaled.spacing_px)
+    fits = refine_gaussian(heights, peaks, radius_px=radius, neighbours=False)
     narrow = fits.sigma_px[fits.converged]
     if len(narrow) and np.median(narrow) < NARROW_WIDTH * scaled.spacing_px:
-        fits = refine_gaussian(heights, peaks, radius_px=FIT_RADIUS * scaled.spacing_px, neighbours=True)
+        fits = refine_gaussian(heights, peaks, radius_px=radius, neighbours=True)
+    # The fit takes its pixels for independent; an enlarged image has zoom² pixels for each that was measured.
+    spread = max(1.0, scaled.zoom)
     # A fit may walk off the image or into a missing part: nothing was measured there.
     place = np.rint(fits.yx).astype(np.int64)
     inside = np.all((place >= 0) & (place < scaled.valid.shape), axis=1)
@@ -108,7 +111,7 @@ def _refine(scaled: ScaledScan, confidence: NDArray[np.float32], peaks: NDArray[
     return Atoms(
         yx_px=(fits.yx[inside] + 0.5) / np.asarray(scaled.factor) - 0.5,
         score=confidence[tuple(peaks[inside].astype(np.int64).T)],
-        position_std_px=(fits.yx_std_px[inside] / scaled.zoom).astype(np.float32),
+        position_std_px=(fits.yx_std_px[inside] * spread / scaled.zoom).astype(np.float32),
         width_px=(fits.sigma_px[inside] / scaled.zoom).astype(np.float32),
         intensity=((fits.background + fits.amplitude)[inside] * unit).astype(np.float32),
         sublattice=np.full(int(inside.sum()), -1, np.int32),
@@ -117,15 +120,13 @@ def _refine(scaled: ScaledScan, confidence: NDArray[np.float32], peaks: NDArray[
 
 def _quantities(scan: Scan, scaled: ScaledScan, atoms: Atoms) -> dict[str, float]:
     """Numbers that describe the whole scan."""
-    predicted = scaled.spacing_px / scaled.zoom
-    spacing = predicted
+    found = {"predicted_spacing_px": scaled.spacing_px / scaled.zoom, "network_scale": scaled.zoom}
     if len(atoms) >= MIN_ATOMS_FOR_SPACING:
         square = atoms.yx_px * np.asarray(scaled.factor)
         distances, _ = cKDTree(square).query(square, k=2)
-        spacing = float(np.median(distances[:, 1])) / scaled.zoom
-    found = {"spacing_px": spacing, "predicted_spacing_px": predicted, "network_scale": scaled.zoom}
-    if scan.pixel_size_nm is not None:
-        found["spacing_nm"] = spacing * float(np.sqrt(np.prod(scan.pixel_size_nm)))
+        found["spacing_px"] = float(np.median(distances[:, 1])) / scaled.zoom
+        if scan.pixel_size_nm is not None:
+            found["spacing_nm"] = found["spacing_px"] * float(np.sqrt(np.prod(scan.pixel_size_nm)))
     return found
 
 
@@ -136,6 +137,11 @@ def _trained_range(scan: Scan, package: ModelPackage, scaled: ScaledScan) -> tup
         said.append(
             f"the spacing of the atoms is uncertain (about {scaled.spacing_px:.1f} px at the network's scale): "
             "set it with --param spacing_px"
+        )
+    low, high = package.spacing_px
+    if not low <= scaled.spacing_px <= high:
+        said.append(
+            f"a spacing of {scaled.spacing_px:.2g} px at the network's scale is outside its training ({low:g} to {high:g} px)"
         )
     if scan.pixel_size_nm is not None:
         low, high = package.pixel_size_nm

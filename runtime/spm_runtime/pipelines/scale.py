@@ -88,7 +88,9 @@ def find_scale(scan: Scan, session: Session, *, given_px: float = 0.0) -> Scaled
     factor = 1.0
     if given_px > 0:
         square_px = given_px * float(np.sqrt(aspect[0] * aspect[1]))
-        factor = 1.0 if low <= square_px <= high else NOMINAL_SPACING_PX / square_px
+        factor = (
+            1.0 if low <= square_px <= high else float(np.clip(NOMINAL_SPACING_PX / square_px, MIN_FACTOR, MAX_FACTOR))
+        )
         scaled = _resample(scan, aspect, factor)
         return replace(scaled, spacing_px=given_px * scaled.zoom, certain=True)
     for look in range(MAX_LOOKS):
