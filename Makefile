@@ -30,6 +30,7 @@ bench: $(VENV)/.dev
 
 ## the base install alone, as an acquisition PC has it: no torch, no scikit-learn, no lightning
 base: .venv-base/.base
+	.venv-base/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
 	.venv-base/bin/python -c "import importlib.util as u; found = [m for m in ('torch', 'sklearn', 'lightning') if u.find_spec(m)]; assert not found, found"
 	.venv-base/bin/python -m pytest tests/kernels tests/runtime tests/test_exported_models.py
 

@@ -15,9 +15,8 @@ says what was seen and what was expected.
 
 The kernels run on one thread and release Python's global lock. Numba compiles each one on its first call (all of them:
 about 8 s, see `warm`) and keeps the result beside the source file, so later processes load it in half a second. A
-read-only installation needs the environment variable ``NUMBA_CACHE_DIR``, a folder that the user can write: without it
-Numba falls back to the user's cache folder, and where that cannot be written either, the import fails with "cannot cache
-function".
+read-only installation uses the user's cache folder, or the one that the environment variable ``NUMBA_CACHE_DIR`` names; where
+none can be written a warning says so once and every process compiles anew.
 """
 
 from __future__ import annotations

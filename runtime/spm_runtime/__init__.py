@@ -5,8 +5,7 @@
 >>> result = spm.analyse(scan, "atoms")       # doctest: +SKIP
 >>> result.save("out")                        # doctest: +SKIP
 
-A read-only installation needs the environment variable ``NUMBA_CACHE_DIR``; without a writable cache the kernels are
-compiled anew in every process.
+What the kernels need of a read-only installation stands in `spm_kernels`.
 """
 
 from __future__ import annotations

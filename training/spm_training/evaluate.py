@@ -142,7 +142,7 @@ def package_finder(package: ModelPackage, device: Device = "cpu") -> Finder:
         result = analyse(Scan(image), "atoms", model=package.folder, device=device)
         if result.atoms is None:
             raise RuntimeError("the atoms pipeline returned a result without atoms")
-        return Found(result.atoms.yx_px, result.quantities["spacing_px"])
+        return Found(result.atoms.yx_px, result.quantities["predicted_spacing_px"])
 
     return find
 
