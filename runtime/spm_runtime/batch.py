@@ -82,7 +82,7 @@ def process(
     """
     began = time.perf_counter()
     if job.problem:
-        return [Outcome(job.name, job.name, "failed", reason=job.problem, error="ScanError")]
+        return [Outcome(job.name, job.name, "failed", reason=job.problem, error="CannotOpenError")]
     outcomes: list[Outcome] = []
     images = _images(job, settings)
     while True:

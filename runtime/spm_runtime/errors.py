@@ -4,6 +4,7 @@ The tree::
 
     AdatomError                 anything below; the message is written for a person
     ├── ScanError               a scan file cannot be used
+    │   ├── CannotOpenError     it is not there, locked or not allowed to be read: that may pass
     │   ├── UnknownFormatError  no reader recognises the content
     │   ├── CorruptScanError    a reader recognises the file and cannot read it whole
     │   ├── ChannelError        the file has no such channel, direction or frame
@@ -11,6 +12,7 @@ The tree::
     ├── ModelError              a model package cannot be used
     │   └── ModelIntegrityError its hash, graph or test output is not what the package promises
     ├── DeviceError             the execution provider that was asked for does not run
+    ├── OutputError             the results cannot be written where they were asked for
     └── ParameterError          a parameter is unknown or out of range
 
 Each message names the file (or the setting), what was seen, what was expected and the remedy.
@@ -22,12 +24,14 @@ from pathlib import Path
 
 __all__ = [
     "AdatomError",
+    "CannotOpenError",
     "ChannelError",
     "CorruptScanError",
     "DeviceError",
     "MissingExtraError",
     "ModelError",
     "ModelIntegrityError",
+    "OutputError",
     "ParameterError",
     "ScanError",
     "UnknownFormatError",
@@ -39,7 +43,7 @@ class AdatomError(Exception):
 
 
 class ScanError(AdatomError):
-    """A scan file cannot be used.
+    """A scan file cannot be used; unless a subclass says otherwise, it never will be.
 
     Parameters
     ----------
@@ -63,6 +67,10 @@ class ScanError(AdatomError):
     def __reduce__(self) -> tuple[type[ScanError], tuple[Path, str, str, str]]:
         """Pickle by the constructor's arguments: errors cross process borders."""
         return type(self), (self.path, self.seen, self.expected, self.remedy)
+
+
+class CannotOpenError(ScanError):
+    """A file is not there, locked by another program or may not be read: it may go well later, the file unchanged."""
 
 
 class UnknownFormatError(ScanError):
@@ -91,6 +99,10 @@ class ModelIntegrityError(ModelError):
 
 class DeviceError(AdatomError):
     """The execution provider that was asked for does not run on this machine."""
+
+
+class OutputError(AdatomError):
+    """The results cannot be written where they were asked for."""
 
 
 class ParameterError(AdatomError):

@@ -18,15 +18,17 @@ import click
 from spm_runtime import pipelines
 from spm_runtime.batch import REPORT_EVERY_S, Analyse, Outcome, Settings, check_settings, process, say, write_report
 from spm_runtime.discovery import Job, is_scan, walk
-from spm_runtime.errors import ParameterError, ScanError
+from spm_runtime.errors import CannotOpenError, ParameterError
 from spm_runtime.results._files import printable
 from spm_runtime.results._report import Report
 from spm_runtime.workers import Workers
 
 __all__ = ["Stamp", "settled", "watch"]
 
-#: Errors of a file that may only be incomplete, or locked by the program that writes it.
-MAYBE_INCOMPLETE = frozenset({"CorruptScanError", "ScanError", "UnknownFormatError"})
+#: Errors of a file that may only be incomplete, and that of one that is locked by the program that writes it. Any other
+#: error of a file is a fact that waiting does not change.
+MAYBE_INCOMPLETE = frozenset({"CorruptScanError", "UnknownFormatError"})
+LOCKED = "CannotOpenError"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def watch(
     ------
     ModelError, ParameterError
         Before anything is watched, if no scan could be analysed or the folder is not there.
-    ScanError
+    CannotOpenError
         With `once`, if a folder cannot be listed.
     """
     check_settings(settings)
@@ -166,7 +168,7 @@ def settled(
 
     Raises
     ------
-    ScanError
+    CannotOpenError
         With `once`, if a folder cannot be listed: not everything that is there would have been dealt with.
     """
     before: dict[Path, Stamp] | None = None
@@ -175,7 +177,7 @@ def settled(
         now, lost = _look(folder, ignore, since)
         for place in lost.keys() - troubles:
             if once:
-                raise ScanError(
+                raise CannotOpenError(
                     place, f"cannot be listed ({lost[place]})", "a readable folder", "Check the share and your rights."
                 )
             tell(f"{printable(place)}: cannot be listed ({lost[place]}); waiting for it")
@@ -253,12 +255,12 @@ class _Queue:
         """The outcomes to be reported: none where the file is given more time."""
         path, stamp = self._in_hand.pop(outcomes[0].name)
         errors = {outcome.error for outcome in outcomes}
-        if errors & MAYBE_INCOMPLETE and not self.once:
+        if errors & {LOCKED, *MAYBE_INCOMPLETE} and not self.once:
             known = self._pending.get(path)
             since = known.since if known is not None and known.stamp == stamp else self.clock()
             if self.clock() - since < self.give_up_s:
                 # A lock is let go without any change of the file: try such a file at every look.
-                self._pending[path] = _Pending(stamp, since, retry_at_once="ScanError" in errors)
+                self._pending[path] = _Pending(stamp, since, retry_at_once=LOCKED in errors)
                 return []
         self._pending.pop(path, None)
         self._settled[path] = stamp

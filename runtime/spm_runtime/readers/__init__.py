@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from spm_runtime.errors import ChannelError, CorruptScanError, ScanError, UnknownFormatError
-from spm_runtime.readers._api import Probe, Reader
+from spm_runtime.errors import CannotOpenError, ChannelError, CorruptScanError, ScanError, UnknownFormatError
+from spm_runtime.readers._api import HEAD_BYTES, Probe, Reader
 from spm_runtime.scan import Direction, Scan
 
-__all__ = ["Reader", "find_reader", "open_scan", "read_scans", "readers"]
+__all__ = ["HEAD_BYTES", "Reader", "find_reader", "open_scan", "read_scans", "readers"]
 
 #: What a parser may raise on damaged bytes. Programming errors of our own (NameError, AssertionError of a library
 #: apart) are in it on purpose where third-party parsers raise them on bad files.
@@ -48,8 +48,10 @@ def find_reader(path: Path | str) -> Reader:
     ------
     UnknownFormatError
         If none does, or the file is empty.
+    CannotOpenError
+        If the path is missing, or cannot be opened.
     ScanError
-        If the path is missing, a folder, or cannot be opened.
+        If it is a folder.
     """
     path = Path(path)
     try:
@@ -180,9 +182,9 @@ def _next_quietly(scans: Iterator[Scan]) -> Scan | None:
         return next(scans, None)
 
 
-def _cannot_open(path: Path, error: OSError) -> ScanError:
+def _cannot_open(path: Path, error: OSError) -> CannotOpenError:
     reason = error.strerror or str(error)
-    return ScanError(
+    return CannotOpenError(
         path, f"cannot be opened ({reason})", "a readable file", "Check the path, the share and your permissions."
     )
 

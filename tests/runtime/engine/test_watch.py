@@ -9,7 +9,7 @@ import pytest
 
 from spm_runtime import watch as watch_module
 from spm_runtime.batch import Settings
-from spm_runtime.errors import ParameterError, ScanError
+from spm_runtime.errors import CannotOpenError, ParameterError, ScanError
 from spm_runtime.watch import settled, watch
 
 
@@ -136,12 +136,28 @@ def test_a_locked_file_is_tried_at_every_look(stage, save_scan, monkeypatch):
 
     def find_reader(file):
         if locked[0]:
-            raise ScanError(file, "cannot be opened", "a readable file", "Wait.")
+            raise CannotOpenError(file, "cannot be opened", "a readable file", "Wait.")
         return real(file)
 
     monkeypatch.setattr(batch, "find_reader", find_reader)
     assert stage.run(nothing, nothing, lambda: locked.clear() or locked.append(False), nothing, nothing) == 0
     assert stage.fake.names == [path.name]
+
+
+def test_a_file_that_will_never_be_an_image_is_reported_at_once_and_read_once(stage, save_scan, monkeypatch):
+    save_scan(stage.data / "a.npy")
+    from spm_runtime import batch
+
+    asked = []
+
+    def find_reader(file):
+        asked.append(file.name)
+        raise ScanError(file, "a series of spectra", "an image", "Open the image that was taken with it.")
+
+    monkeypatch.setattr(batch, "find_reader", find_reader)
+    assert stage.run(*[nothing] * 6) == 1
+    assert asked == ["a.npy"]
+    assert "spectra" in stage.rows()["a.npy"]["reason"]
 
 
 def test_once_deals_with_what_is_there_and_ends(stage, save_scan, tmp_path):
@@ -230,7 +246,7 @@ def test_a_folder_that_is_not_there_is_refused(stage):
 
 def test_once_does_not_pass_over_a_folder_that_vanishes(stage, save_scan):
     save_scan(stage.data / "a.npy")
-    with pytest.raises(ScanError, match="cannot be listed"):
+    with pytest.raises(CannotOpenError, match="cannot be listed"):
         stage.run(lambda: stage.data.rename(stage.data.with_name("away")), nothing, once=True)
 
 

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spm_runtime import readers
-from spm_runtime.errors import ChannelError, CorruptScanError, MissingExtraError, ScanError, UnknownFormatError
+from spm_runtime.errors import (
+    CannotOpenError,
+    ChannelError,
+    CorruptScanError,
+    MissingExtraError,
+    ScanError,
+    UnknownFormatError,
+)
 from spm_runtime.readers import Reader, find_reader, open_scan, read_scans
 from spm_runtime.readers._api import HEAD_BYTES, MAX_PIXELS, Probe, check_claim, import_extra
 from spm_runtime.scan import Scan
@@ -117,11 +124,12 @@ def test_a_special_case_is_asked_first(monkeypatch, file):
         readers.readers.cache_clear()
 
 
-@pytest.mark.parametrize("path", ["missing.sxm", "."])
-def test_what_is_no_file(tmp_path, path):
+@pytest.mark.parametrize(("path", "kind"), [("missing.sxm", CannotOpenError), (".", ScanError)])
+def test_what_is_no_file(tmp_path, path, kind):
     with pytest.raises(ScanError, match=r"cannot be opened|a folder") as caught:
         open_scan(tmp_path / path)
     assert caught.value.path == tmp_path / path
+    assert type(caught.value) is kind
 
 
 def test_an_empty_file_is_still_being_written(tmp_path):
@@ -186,18 +194,18 @@ def test_an_error_before_the_first_scan(add_reader, file):
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "kind"),
     [
-        (MemoryError(), "does not fit in the memory"),
-        (PermissionError(13, "locked"), r"cannot be opened \(locked\)"),
-        (FileNotFoundError(2, "gone"), r"cannot be opened \(gone\)"),
+        (MemoryError(), "does not fit in the memory", ScanError),
+        (PermissionError(13, "locked"), r"cannot be opened \(locked\)", CannotOpenError),
+        (FileNotFoundError(2, "gone"), r"cannot be opened \(gone\)", CannotOpenError),
     ],
 )
-def test_errors_that_are_not_of_the_file(add_reader, file, error, words):
+def test_errors_that_are_not_of_the_file(add_reader, file, error, words, kind):
     add_reader(failing(error))
     with pytest.raises(ScanError, match=words) as caught:
         list(read_scans(file))
-    assert type(caught.value) is ScanError
+    assert type(caught.value) is kind
 
 
 def test_our_own_errors_and_those_of_the_caller_pass(add_reader, file):
