@@ -312,7 +312,7 @@ def _guarded(job: Job, frame: int | None, action: Callable[[], T]) -> T | Outcom
             f"{place}: {error.strerror or error}; make sure that the disk has room, that the share is there, that you may "
             "read and write there and that no other program has the file open, then analyse the scan again"
         )
-        return failed(reason=reason, error=type(error).__name__)
+        return failed(reason=reason, error=type(error).__name__, may_pass=True)
     except Exception as error:  # noqa: BLE001 - see above
         reason = f"{job.path}: unexpected {type(error).__name__} ({error}); a fault of this program, please report it"
         return failed(reason=reason, error=type(error).__name__, traceback=traceback.format_exc())

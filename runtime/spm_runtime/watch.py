@@ -30,6 +30,9 @@ __all__ = ["Stamp", "settled", "watch"]
 MAYBE_INCOMPLETE = frozenset({"CorruptScanError", "UnknownFormatError"})
 LOCKED = "CannotOpenError"
 
+#: Seconds until a scan is tried again whose results could not be written; twice as many after every further attempt.
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 300.0
+
 
 @dataclass(frozen=True)
 class Stamp:
@@ -55,8 +58,10 @@ def watch(
     """Analyse every scan of a folder, sub-folders included, as it is completed.
 
     A file is taken when its size and time of change are the same in two looks and it reads whole. One that does not read
-    whole is tried again when it changes, and reported as failed when it has not changed for `give_up_s`. Scans whose
-    result is there already, for the same content, model and parameters, are not analysed again.
+    whole is tried again when it changes, and reported as failed when it has not changed for `give_up_s`. One whose results
+    cannot be written (the disk is full or away, a file is open in another program) is reported as failed and tried again
+    until they can, less and less often. Scans whose result is there already, for the same content, model and parameters,
+    are not analysed again.
 
     Parameters
     ----------
@@ -215,11 +220,13 @@ def _look(folder: Path, ignore: Path | None, since: datetime | None) -> tuple[di
 
 @dataclass
 class _Pending:
-    """A file that could not be read whole: its stamp then, since when, and what was wrong."""
+    """A file that is to be tried again: its stamp at the last attempt, since when, and when it is its turn."""
 
     stamp: Stamp
     since: float
-    retry_at_once: bool
+    next_try: float
+    told_failed: int = 0  # images reported as failed, for what may pass
+    pause_s: float = FIRST_RETRY_S
 
 
 @dataclass
@@ -230,10 +237,15 @@ class _Queue:
     give_up_s: float
     clock: Callable[[], float]
     once: bool
-    failed: int = 0
+    _failed: int = 0
     _settled: dict[Path, Stamp] = field(default_factory=dict)
     _pending: dict[Path, _Pending] = field(default_factory=dict)
     _in_hand: dict[str, tuple[Path, Stamp]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """How many images were reported as failed, less those that went well later because what was wrong had passed."""
+        return self._failed + sum(pending.told_failed for pending in self._pending.values())
 
     def jobs(self, ready: Mapping[Path, Stamp]) -> list[Job]:
         """The files to try now: new or changed ones, and those that have been given their time."""
@@ -255,23 +267,27 @@ class _Queue:
         """The outcomes to be reported: none where the file is given more time."""
         path, stamp = self._in_hand.pop(outcomes[0].name)
         errors = {outcome.error for outcome in outcomes}
-        if errors & {LOCKED, *MAYBE_INCOMPLETE} and not self.once:
-            known = self._pending.get(path)
-            since = known.since if known is not None and known.stamp == stamp else self.clock()
-            if self.clock() - since < self.give_up_s:
-                # A lock is let go without any change of the file: try such a file at every look.
-                self._pending[path] = _Pending(stamp, since, retry_at_once=LOCKED in errors)
-                return []
-        self._pending.pop(path, None)
+        failed = sum(outcome.status == "failed" for outcome in outcomes)
+        now = self.clock()
+        known = self._pending.pop(path, None)
+        if known is not None and known.stamp != stamp:
+            known = None
+        if any(outcome.may_pass for outcome in outcomes) and not self.once:
+            pause_s = FIRST_RETRY_S if known is None else min(2 * known.pause_s, LAST_RETRY_S)
+            self._pending[path] = _Pending(stamp, now, now + pause_s, failed, pause_s)
+            return outcomes if known is None or known.told_failed != failed else []
+        since = now if known is None else known.since
+        if errors & {LOCKED, *MAYBE_INCOMPLETE} and not self.once and now - since < self.give_up_s:
+            # A lock is let go without any change of the file: such a file is tried at every look.
+            self._pending[path] = _Pending(stamp, since, now if LOCKED in errors else since + self.give_up_s)
+            return []
         self._settled[path] = stamp
-        self.failed += sum(outcome.status == "failed" for outcome in outcomes)
+        self._failed += failed
         return outcomes
 
     def _waits(self, path: Path, stamp: Stamp) -> bool:
         known = self._pending.get(path)
-        if known is None or known.stamp != stamp or known.retry_at_once:
-            return False
-        return self.clock() - known.since < self.give_up_s
+        return known is not None and known.stamp == stamp and self.clock() < known.next_try
 
 
 @contextmanager

@@ -37,6 +37,9 @@ class Outcome:
         Its ``result.json`` when done, else empty.
     reused
         Whether the result was there already.
+    may_pass
+        Whether it failed for what has nothing to do with the scan and may be over later: the disk is full or away, or
+        another program has a file of the results open.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Outcome:
     seconds: float = 0.0
     document: Mapping[str, Any] = field(default_factory=dict)
     reused: bool = False
+    may_pass: bool = False
 
     @property
     def title(self) -> str:

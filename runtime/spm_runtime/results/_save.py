@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spm_runtime.results._document import DOCUMENT, build_document, file_sha256, read_document, scan_block
-from spm_runtime.results._files import encoded, partial_folder, sync_file, sync_folder
+from spm_runtime.results._files import encoded, partial_folder, patiently, sync_file, sync_folder
 from spm_runtime.results._maps import write_gwy, write_tiff
 from spm_runtime.results._overlay import draw_overlay
 from spm_runtime.results._result import Result
@@ -64,7 +66,8 @@ def save_results(
         If there are no results, two of one task, atoms of two tasks, two maps of one name, or a map of another size: a
         pipeline's mistake.
     OSError
-        If the disk is full, or a file may not be written or replaced.
+        If the disk is full, or a file may not be written or replaced: on Windows, one that another program has open for
+        longer than two seconds.
     """
     folder = Path(folder)
     _check(scan, results)
@@ -128,18 +131,19 @@ def _write_tasks(
     return files, extra
 
 
-def _publish(partial: Path, folder: Path, names: Sequence[str]) -> None:
-    """Move the files into their place, ``result.json`` last."""
+def _publish(
+    partial: Path, folder: Path, names: Sequence[str], *, sleep: Callable[[float], object] = time.sleep
+) -> None:
+    """Move the files into their place, ``result.json`` last; a file that another program holds is waited for."""
     for name in (*names, DOCUMENT):
-        sync_file(partial / name)
+        patiently(bind(sync_file, partial / name), partial / name, sleep=sleep)
     stale = _listed(read_document(folder)) - set(names)
-    (folder / DOCUMENT).unlink(missing_ok=True)
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
+    for name in (DOCUMENT, *sorted(stale)):
+        patiently(bind((folder / name).unlink, missing_ok=True), folder / name, sleep=sleep)
     for name in names:
-        (partial / name).replace(folder / name)
+        patiently(bind((partial / name).replace, folder / name), folder / name, sleep=sleep)
     sync_folder(folder)
-    (partial / DOCUMENT).replace(folder / DOCUMENT)
+    patiently(bind((partial / DOCUMENT).replace, folder / DOCUMENT), folder / DOCUMENT, sleep=sleep)
     sync_folder(folder)
 
 

@@ -160,6 +160,45 @@ def test_a_file_that_will_never_be_an_image_is_reported_at_once_and_read_once(st
     assert "spectra" in stage.rows()["a.npy"]["reason"]
 
 
+def test_results_that_cannot_be_written_are_tried_again_less_and_less_often(stage, save_scan, monkeypatch, capsys):
+    save_scan(stage.data / "a.npy")
+    from spm_runtime import batch
+
+    real, full, attempts, seen = batch.save_results, [True], [], []
+
+    def save_results(*args, **options):
+        attempts.append(stage.now)
+        if full[0]:
+            raise OSError(28, "No space left on device", "out/a.npy")
+        return real(*args, **options)
+
+    def look():
+        seen.append(stage.rows()["a.npy"]["status"])
+        full[0] = False
+
+    monkeypatch.setattr(batch, "save_results", save_results)
+    assert stage.run(*[nothing] * 20, look, *[nothing] * 20) == 0
+    pauses = np.diff(attempts)
+    assert pauses.tolist() == [1, 2, 4, 8, 16]
+    assert seen == ["failed"]
+    assert stage.rows()["a.npy"]["status"] == "done"
+    printed = capsys.readouterr().out
+    assert printed.count("No space left") == 1
+    assert printed.count("done") == 1
+
+
+def test_results_that_could_never_be_written_count_as_failed(stage, save_scan, monkeypatch):
+    save_scan(stage.data / "a.npy")
+    from spm_runtime import batch
+
+    def save_results(*args, **options):
+        raise PermissionError(13, "open in another program", "out/a.npy/atoms.csv")
+
+    monkeypatch.setattr(batch, "save_results", save_results)
+    assert stage.run(*[nothing] * 12) == 1
+    assert stage.run(nothing, nothing, once=True) == 1  # nothing is waited for
+
+
 def test_once_deals_with_what_is_there_and_ends(stage, save_scan, tmp_path):
     save_scan(stage.data / "a.npy")
     save_scan(stage.data / "sub" / "b.npy")

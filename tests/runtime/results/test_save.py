@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from spm_runtime.results import Map, read_document, save_results
+from spm_runtime.results import _files as files_module
 from spm_runtime.results import _save as save_module
 from spm_runtime.results._document import parameters_sha256
+from spm_runtime.results._files import patiently, write_atomically
 
 SCHEMA = json.loads(importlib.resources.files("spm_runtime.results").joinpath("result.schema.json").read_text("utf-8"))
 TYPES = {
@@ -167,6 +169,7 @@ def test_a_failure_while_writing_leaves_the_earlier_analysis_whole(tmp_path, mak
 @pytest.mark.parametrize("moves", range(4))
 def test_a_failure_while_moving_leaves_no_result_json(tmp_path, make_scan, make_result, monkeypatch, moves):
     make_result(make_scan()).save(tmp_path)
+    monkeypatch.setattr(files_module, "PAUSES_S", (0.0,))
     real, done = Path.replace, []
 
     def replace(self, target):
@@ -176,13 +179,43 @@ def test_a_failure_while_moving_leaves_no_result_json(tmp_path, make_scan, make_
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError, match=r"another program has it open.*(atoms|confidence|overlay)"):
         make_result(make_scan()).save(tmp_path)
     assert read_document(tmp_path) is None
     assert not list(tmp_path.glob(".partial*"))
     monkeypatch.undo()
     make_result(make_scan()).save(tmp_path)
     saved(tmp_path)
+
+
+def test_a_file_that_is_held_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    file = tmp_path / "summary.csv"
+    file.write_bytes(b"old")
+    real, pauses = Path.replace, []
+
+    def replace(self, target):
+        if len(pauses) < held:
+            raise PermissionError(13, "Access is denied", str(self), 5, str(target))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    held = 3
+    write_atomically(file, b"new", sleep=pauses.append)
+    assert file.read_bytes() == b"new"
+    assert len(pauses) == 3
+    pauses.clear()
+    held = 1000
+    with pytest.raises(PermissionError, match="Access is denied") as caught:
+        write_atomically(file, b"newer", sleep=pauses.append)
+    assert caught.value.filename == str(file)
+    assert sum(pauses) == pytest.approx(2.0)
+    assert file.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]
+
+
+def test_other_troubles_are_not_waited_for(tmp_path):
+    with pytest.raises(OSError, match="a folder"):
+        patiently(lambda: (_ for _ in ()).throw(OSError(21, "a folder")), tmp_path, sleep=pytest.fail)
 
 
 def test_result_json_comes_last(tmp_path, make_scan, make_result, monkeypatch):
