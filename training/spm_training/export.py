@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,40 +103,46 @@ def export_run(
         raise ParameterError(
             f"--to {folder}: exists already; expected a new folder. Choose another, or add --overwrite for a model package."
         )
-    network, training = trained_network(run)
-    ready = deployable(network, half=half)
-    recipe = _as_described_now(run.recipe())
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        identity = f"{recipe.name}@{version}"
-        (made / FILES["weights"]).write_bytes(to_onnx(ready, identity=identity, half=half))
-        _write_test_tensors(ready, made)
-        training = {**training, "weights": "float16" if half else "float32"}
-        unscored = "Not scored. `spm-train evaluate` scores it.\n"
-        Description(recipe, network, version, training, {}, unscored, 0.0).write(made)
-        difference = check_against_torch(ready, made)
-        report = None
-        if options is not None:
-            package = load_package(made)
-            scores = evaluate(package_finder(package), options, on_image=on_image)
-            report = Report(Subject.of(package), options, scores)
-        Description(
-            recipe,
-            network,
-            version,
-            training,
-            {} if report is None else report.headline(),
-            unscored if report is None else report.markdown(),
-            difference,
-        ).write(made)
-        validate_description(made)
-        self_test(Session(load_package(made), "cpu"))
+        difference, report = _make(run, made, version=version, half=half, options=options, on_image=on_image)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
     return Exported(folder, difference, report)
+
+
+def _make(
+    run: RunFolder,
+    folder: Path,
+    *,
+    version: str,
+    half: bool,
+    options: EvaluationOptions | None,
+    on_image: Callable[[ImageScore], object] | None,
+) -> tuple[float, Report | None]:
+    """Write a package into an empty folder, check and score it; the difference from torch and the scores."""
+    network, training = trained_network(run)
+    ready = deployable(network, half=half)
+    recipe = _as_described_now(run.recipe())
+    (folder / FILES["weights"]).write_bytes(to_onnx(ready, identity=f"{recipe.name}@{version}", half=half))
+    _write_test_tensors(ready, folder)
+    training = {**training, "weights": "float16" if half else "float32"}
+    unscored = "Not scored. `spm-train evaluate` scores it.\n"
+    Description(recipe, network, version, training, {}, unscored, 0.0).write(folder)
+    difference = check_against_torch(ready, folder)
+    metrics: Mapping[str, float] = {}
+    scores, report = unscored, None
+    if options is not None:
+        package = load_package(folder)
+        report = Report(Subject.of(package), options, evaluate(package_finder(package), options, on_image=on_image))
+        metrics, scores = report.headline(), report.markdown()
+    Description(recipe, network, version, training, metrics, scores, difference).write(folder)
+    validate_description(folder)
+    self_test(Session(load_package(folder), "cpu"))
+    return difference, report
 
 
 def _as_described_now(recipe: Recipe) -> Recipe:
