@@ -20,11 +20,17 @@ from spm_runtime import pipelines
 from spm_runtime.discovery import Job, find_scans
 from spm_runtime.errors import AdatomError, CorruptScanError, DeviceError, ModelError, ModelIntegrityError
 from spm_runtime.readers import find_reader, open_scan, read_scans
-from spm_runtime.results import Result, Task, read_document, save_results
-from spm_runtime.results._document import file_sha256, scan_block
-from spm_runtime.results._files import printable
-from spm_runtime.results._outcome import Outcome
-from spm_runtime.results._report import Report
+from spm_runtime.results import (
+    Outcome,
+    Report,
+    Result,
+    Task,
+    file_sha256,
+    printable,
+    read_document,
+    save_results,
+    scan_block,
+)
 from spm_runtime.scan import Scan
 from spm_runtime.settings import Settings, check_settings
 from spm_runtime.workers import Workers

@@ -10,10 +10,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from spm_runtime.errors import ScanError, UnknownFormatError
-from spm_runtime.readers import find_reader, readers
-from spm_runtime.readers._api import HEAD_BYTES
-from spm_runtime.results import read_document
-from spm_runtime.results._files import printable
+from spm_runtime.readers import HEAD_BYTES, find_reader, readers
+from spm_runtime.results import printable, read_document
 
 __all__ = ["Job", "find_scans", "is_scan", "walk"]
 

@@ -55,7 +55,7 @@ class Settings:
     Raises
     ------
     ParameterError
-        If a task is unknown, not available yet or given twice, or a number is out of range.
+        If a task is unknown or not available yet, or a number is out of range. A task that is given twice counts once.
     """
 
     tasks: tuple[Task, ...] = ()

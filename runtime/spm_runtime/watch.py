@@ -19,8 +19,7 @@ from spm_runtime import pipelines
 from spm_runtime.batch import REPORT_EVERY_S, Analyse, Outcome, Settings, check_settings, process, say, write_report
 from spm_runtime.discovery import Job, is_scan, walk
 from spm_runtime.errors import CannotOpenError, ParameterError
-from spm_runtime.results._files import printable
-from spm_runtime.results._report import Report
+from spm_runtime.results import Report, printable
 from spm_runtime.workers import Workers
 
 __all__ = ["Stamp", "settled", "watch"]

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from spm_runtime.discovery import Job
-from spm_runtime.results._outcome import Outcome
+from spm_runtime.results import Outcome
 from spm_runtime.session import limit_threads
 
 __all__ = ["Workers"]

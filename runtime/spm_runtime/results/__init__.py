@@ -1,7 +1,25 @@
 """Results and the files that they leave."""
 
-from spm_runtime.results._document import read_document
+from spm_runtime.results._document import file_sha256, read_document, scan_block
+from spm_runtime.results._files import printable, replacing, write_atomically
+from spm_runtime.results._outcome import Outcome
+from spm_runtime.results._report import Report
 from spm_runtime.results._result import Atoms, Map, ModelReference, Result, Task
 from spm_runtime.results._save import save_results
 
-__all__ = ["Atoms", "Map", "ModelReference", "Result", "Task", "read_document", "save_results"]
+__all__ = [
+    "Atoms",
+    "Map",
+    "ModelReference",
+    "Outcome",
+    "Report",
+    "Result",
+    "Task",
+    "file_sha256",
+    "printable",
+    "read_document",
+    "replacing",
+    "save_results",
+    "scan_block",
+    "write_atomically",
+]
