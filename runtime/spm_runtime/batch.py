@@ -17,8 +17,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from spm_runtime import pipelines
+from spm_runtime._version import __version__
 from spm_runtime.discovery import Job, find_scans
-from spm_runtime.errors import AdatomError, CorruptScanError, DeviceError, ModelError, ModelIntegrityError
+from spm_runtime.errors import (
+    AdatomError,
+    CorruptScanError,
+    DeviceError,
+    ModelError,
+    ModelIntegrityError,
+    OutputError,
+    ParameterError,
+)
 from spm_runtime.readers import find_reader, open_scan, read_scans
 from spm_runtime.results import (
     Outcome,
@@ -38,7 +47,17 @@ from spm_runtime.workers import Workers
 if TYPE_CHECKING:
     from spm_runtime.session import Device
 
-__all__ = ["Analyse", "Outcome", "Settings", "check_settings", "process", "run_batch", "say", "write_report"]
+__all__ = [
+    "Analyse",
+    "Outcome",
+    "Settings",
+    "check_settings",
+    "make_output",
+    "process",
+    "run_batch",
+    "say",
+    "write_report",
+]
 
 #: Seconds between two writings of the summary while a batch runs.
 REPORT_EVERY_S = 10.0
@@ -140,14 +159,14 @@ def run_batch(
 
     Raises
     ------
-    ModelError, ParameterError
-        Before anything is analysed, if no scan could be.
+    ModelError, ParameterError, OutputError
+        Before anything is analysed, if no scan could be, or its results would go where a file is.
     ModelError, DeviceError
         After everything is written, if nothing was done because the model or the device does not run.
     """
     check_settings(settings)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_output(out)
 
     def name_skipped(path: Path) -> None:
         if verbose:
@@ -156,6 +175,7 @@ def run_batch(
     jobs = list(find_scans(paths, ignore=out, on_skip=name_skipped))
     if not jobs:
         click.secho("no scans found", fg="yellow")
+    _refuse_to_replace_files(jobs, out)
     report = Report(out)
     outcomes: list[Outcome] = []
     work = partial(process, out=out, settings=settings, analyse=analyse, skip_done=skip_done)
@@ -172,6 +192,34 @@ def run_batch(
     click.echo(f"{counts['done']} done, {counts['failed']} failed, {counts['skipped']} skipped: {out / 'index.html'}")
     _raise_common_cause(outcomes)
     return counts["failed"] + (not written)
+
+
+def make_output(out: Path) -> None:
+    """Make the folder of all results.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be done.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"--out {out}: the folder cannot be made ({error.strerror or error}); name a folder on a disk that is there, "
+            "where you may write"
+        ) from error
+
+
+def _refuse_to_replace_files(jobs: Iterable[Job], out: Path) -> None:
+    """Refuse the scans' own folder as the folder of results: the results of ``a.sxm`` go to a folder of that name."""
+    for job in jobs:
+        place = out / job.name
+        if place.is_file():
+            raise ParameterError(
+                f"--out {printable(str(out))}: the results of {printable(str(job.path))} would go to a folder "
+                f"{printable(str(place))}, and that is a file; choose another folder with --out, it may lie inside"
+            )
 
 
 def write_report(report: Report, *, at_most_every_s: float = 0.0) -> bool:
@@ -261,11 +309,11 @@ def _analyse_image(
         )
         return Outcome(job.name, output, "skipped", frame=scan.frame, reason=reason)
     folder = out / output
-    if skip_done:
-        document = read_document(folder)
+    earlier = read_document(folder)
+    if skip_done and earlier is not None:
         wanted = scan_block(scan, source_name=job.name, source_sha256=sha256)
-        if document is not None and _is_same(document, wanted, folder, tasks, settings):
-            return Outcome(job.name, output, "done", frame=scan.frame, document=document, reused=True)
+        if _is_same(earlier, wanted, folder, tasks, settings):
+            return Outcome(job.name, output, "done", frame=scan.frame, document=earlier, reused=True)
     results = [
         analyse(
             scan,
@@ -277,16 +325,29 @@ def _analyse_image(
         )
         for task in tasks
     ]
+    if earlier is not None and (warning := _replaced(earlier, sha256)):
+        results[0] = dataclasses.replace(results[0], warnings=(*results[0].warnings, warning))
     save_results(scan, results, folder, gwy=settings.gwy, source_sha256=sha256, source_name=job.name)
     return Outcome(job.name, output, "done", frame=scan.frame, document=read_document(folder) or {})
+
+
+def _replaced(earlier: Mapping[str, Any], sha256: str) -> str:
+    """What to say when an earlier result in the same place is of other content; nothing when it is of the same."""
+    before = earlier.get("scan", {}).get("sha256")
+    if before is None or before == sha256:
+        return ""
+    return f"replaces the result of another scan of the same name (sha256 {before[:12]}…, of this one {sha256[:12]}…)"
 
 
 def _is_same(
     document: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, tasks: tuple[Task, ...], settings: Settings
 ) -> bool:
     """Whether a ``result.json`` is what analysing the scan again would give."""
-    facts = ("sha256", "channel", "direction", "frame", "pixel_size_nm", "shape")
-    if any(document["scan"][fact] != wanted[fact] for fact in facts) or set(document["tasks"]) != set(tasks):
+    if (
+        document.get("adatom_version") != __version__
+        or document.get("scan") != wanted
+        or set(document["tasks"]) != set(tasks)
+    ):
         return False
     if settings.gwy and not any(name.endswith(".gwy") for name in document["files"]):
         return False

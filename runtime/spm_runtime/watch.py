@@ -16,7 +16,17 @@ from types import FrameType
 import click
 
 from spm_runtime import pipelines
-from spm_runtime.batch import REPORT_EVERY_S, Analyse, Outcome, Settings, check_settings, process, say, write_report
+from spm_runtime.batch import (
+    REPORT_EVERY_S,
+    Analyse,
+    Outcome,
+    Settings,
+    check_settings,
+    make_output,
+    process,
+    say,
+    write_report,
+)
 from spm_runtime.discovery import Job, is_scan, walk
 from spm_runtime.errors import CannotOpenError, ParameterError
 from spm_runtime.results import Report, printable
@@ -92,6 +102,8 @@ def watch(
     ------
     ModelError, ParameterError
         Before anything is watched, if no scan could be analysed or the folder is not there.
+    OutputError
+        Before anything is watched, if `out` cannot be made.
     CannotOpenError
         With `once`, if a folder cannot be listed.
     """
@@ -103,7 +115,7 @@ def watch(
         )
     if out.resolve() == folder.resolve():
         raise ParameterError(f"--out {out}: the watched folder itself; choose another one, it may lie inside")
-    out.mkdir(parents=True, exist_ok=True)
+    make_output(out)
     work = partial(process, out=out, settings=settings, analyse=analyse, skip_done=True)
     queue = _Queue(folder, give_up_s, clock, once)
     stop = threading.Event()

@@ -12,7 +12,7 @@ import pytest
 from spm_runtime import batch
 from spm_runtime.batch import Settings, process, run_batch
 from spm_runtime.discovery import Job
-from spm_runtime.errors import DeviceError, ModelError, ParameterError
+from spm_runtime.errors import DeviceError, ModelError, OutputError, ParameterError
 from spm_runtime.scan import Scan
 
 
@@ -230,6 +230,62 @@ def test_results_that_are_there_are_kept_only_when_nothing_differs(tmp_path, sav
     save_scan(path, value=3.0)
     assert not again()
     assert again()
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [("unit", "V"), ("modality", "stm"), ("offset_nm", [1.0, 2.0]), ("angle_deg", 30.0), ("warnings", ["w"])],
+)
+def test_a_reader_that_reads_more_than_before_makes_results_new(tmp_path, save_scan, fake, fact, value):
+    job = Job(save_scan(tmp_path / "a.npy"), "a.npy")
+    process(job, tmp_path / "out", Settings(), analyse=fake)
+    document = document_of(tmp_path / "out" / "a.npy")
+    assert document["scan"][fact] != value
+    document["scan"][fact] = value
+    (tmp_path / "out" / "a.npy" / "result.json").write_text(json.dumps(document), encoding="utf-8")
+    (outcome,) = process(job, tmp_path / "out", Settings(), analyse=fake, skip_done=True)
+    assert not outcome.reused
+
+
+def test_another_version_makes_results_new(tmp_path, save_scan, fake, monkeypatch):
+    job = Job(save_scan(tmp_path / "a.npy"), "a.npy")
+    process(job, tmp_path / "out", Settings(), analyse=fake)
+    monkeypatch.setattr(batch, "__version__", "99.0")
+    (outcome,) = process(job, tmp_path / "out", Settings(), analyse=fake, skip_done=True)
+    assert not outcome.reused
+
+
+def test_the_scans_own_folder_is_no_folder_for_results(tmp_path, save_scan, fake):
+    path = save_scan(tmp_path / "data" / "sub" / "a.npy")
+    content = path.read_bytes()
+    with pytest.raises(
+        ParameterError, match=r"--out .*data: the results of .*a\.npy would go to .*a\.npy.*choose another"
+    ):
+        run_batch([tmp_path / "data"], tmp_path / "data", Settings(), analyse=fake)
+    with pytest.raises(ParameterError, match="that is a file"):
+        run_batch([path], path.parent, Settings(), analyse=fake)
+    assert not fake.seen
+    assert path.read_bytes() == content
+    assert run_batch([tmp_path / "data"], tmp_path / "data" / "out", Settings(), analyse=fake) == 0
+
+
+def test_a_result_of_another_scan_of_the_same_name_is_not_replaced_in_silence(tmp_path, save_scan, fake, capsys):
+    first = save_scan(tmp_path / "monday" / "a.npy")
+    second = save_scan(tmp_path / "tuesday" / "a.npy", value=2.0)
+    out, words = tmp_path / "out", "replaces the result of another scan of the same name"
+    for path, replaces in ((first, False), (first, False), (second, True), (second, False)):
+        run_batch([path.parent], out, Settings(), analyse=fake)
+        assert (words in capsys.readouterr().out) == replaces
+        assert (words in rows_of(out)["a.npy"]["warnings"]) == replaces
+        assert (words in str(document_of(out / "a.npy")["tasks"]["atoms"]["warnings"])) == replaces
+    run_batch([first.parent], out, Settings(), analyse=fake)
+    assert hashlib.sha256(second.read_bytes()).hexdigest()[:12] in rows_of(out)["a.npy"]["warnings"]
+
+
+def test_a_folder_of_results_that_cannot_be_made(tmp_path, save_scan, fake):
+    path = save_scan(tmp_path / "a.npy")
+    with pytest.raises(OutputError, match=r"--out .*cannot be made"):
+        run_batch([path], path / "out", Settings(), analyse=fake)
 
 
 FAKE_IN_A_MODULE = """

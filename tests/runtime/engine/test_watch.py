@@ -9,7 +9,7 @@ import pytest
 
 from spm_runtime import watch as watch_module
 from spm_runtime.batch import Settings
-from spm_runtime.errors import CannotOpenError, ParameterError, ScanError
+from spm_runtime.errors import CannotOpenError, OutputError, ParameterError, ScanError
 from spm_runtime.watch import settled, watch
 
 
@@ -249,6 +249,12 @@ def test_a_folder_of_results_inside_is_not_watched(stage, save_scan):
     assert stage.fake.names == ["a.npy"]
     with pytest.raises(ParameterError, match="inside"):
         watch(stage.data, stage.data, Settings(), analyse=stage.fake)
+
+
+def test_a_folder_of_results_that_cannot_be_made(stage, save_scan):
+    stage.out = save_scan(stage.data / "a.npy") / "out"
+    with pytest.raises(OutputError, match="cannot be made"):
+        stage.run(nothing)
 
 
 def test_since_leaves_older_files_alone(stage, save_scan):
