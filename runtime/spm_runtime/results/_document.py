@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ __all__ = [
     "build_document",
     "file_sha256",
     "parameters_sha256",
+    "positions_frame",
     "read_document",
     "scan_block",
 ]
@@ -42,6 +43,23 @@ def parameters_sha256(parameters: Mapping[str, float | int | str | bool]) -> str
     """SHA-256 of parameters, whatever their order: of their JSON with sorted names and no spaces."""
     text = json.dumps(dict(parameters), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def positions_frame(scan: Scan) -> Literal["scanner", "image"]:
+    """The frame in which `Scan.positions_nm` gives positions.
+
+    Parameters
+    ----------
+    scan
+        The scan.
+
+    Returns
+    -------
+    str
+        ``scanner`` (x to the right, y **up**) where the file gives the offset and the angle; otherwise ``image``: from the
+        centre of the first pixel, y **down**.
+    """
+    return "image" if scan.offset_nm is None or scan.angle_deg is None else "scanner"
 
 
 def scan_block(scan: Scan, *, source_name: str, source_sha256: str | None) -> dict[str, Any]:
@@ -69,6 +87,7 @@ def scan_block(scan: Scan, *, source_name: str, source_sha256: str | None) -> di
         "pixel_size_nm": None if scan.pixel_size_nm is None else list(scan.pixel_size_nm),
         "offset_nm": None if scan.offset_nm is None else list(scan.offset_nm),
         "angle_deg": scan.angle_deg,
+        "positions_frame": positions_frame(scan),
         "unit": scan.unit,
         "channel": scan.channel,
         "direction": scan.direction,

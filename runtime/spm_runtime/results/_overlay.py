@@ -84,10 +84,11 @@ def _picture(scan: Scan, zoom: float) -> NDArray[np.uint8]:
 
 
 def _spacing_px(scan: Scan, result: Result) -> float:
-    """The spacing that sizes the marks: the measured one, or that of as many atoms spread over the scan."""
-    spacing = result.quantities.get("spacing_px", math.nan)
-    if math.isfinite(spacing) and spacing > 0:
-        return spacing
+    """The spacing that sizes the marks: measured, else predicted, else that of as many atoms spread over the scan."""
+    for name in ("spacing_px", "predicted_spacing_px"):
+        spacing = result.quantities.get(name, math.nan)
+        if math.isfinite(spacing) and spacing > 0:
+            return spacing
     atoms = 0 if result.atoms is None else len(result.atoms)
     return math.sqrt(max(1, int(scan.valid.sum())) / max(1, atoms))
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from spm_runtime.results._document import positions_frame
 from spm_runtime.results._result import Atoms
 from spm_runtime.scan import Scan
 
@@ -94,7 +95,7 @@ def _upwards(scan: Scan, yx_px: NDArray[np.float64]) -> NDArray[np.float64] | No
     yx_nm = scan.positions_nm(yx_px)
     if yx_nm is None:
         return None
-    if scan.offset_nm is None and scan.pixel_size_nm is not None:
+    if scan.pixel_size_nm is not None and positions_frame(scan) == "image":
         last_row_nm = (scan.shape[0] - 1) * scan.pixel_size_nm[0]
         yx_nm = np.stack([last_row_nm - yx_nm[:, 0], yx_nm[:, 1]], axis=1)
     return yx_nm * ANGSTROM_PER_NM

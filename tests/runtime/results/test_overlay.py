@@ -56,6 +56,15 @@ def test_rings_leave_the_atom_visible_and_follow_the_spacing(make_scan, make_res
     assert inked[4.0] > 1.5 * inked[2.0]
 
 
+def test_few_atoms_take_their_rings_from_the_predicted_spacing_and_print_none(make_scan, make_result):
+    scan = make_scan()
+    measured = pixels(scan, [make_result(scan, [(24.0, 32.0)], quantities={"spacing_px": 4.0})])
+    predicted = pixels(scan, [make_result(scan, [(24.0, 32.0)], quantities={"predicted_spacing_px": 4.0})])
+    height = measured.shape[1] * scan.shape[0] // scan.shape[1]
+    np.testing.assert_array_equal(predicted[:height], measured[:height])
+    assert (predicted[height:] != measured[height:]).any()  # the words: no spacing was measured
+
+
 def test_sublattices_have_their_own_colours(make_scan, make_result):
     scan = make_scan()
     picture = pixels(scan, [make_result(scan, [(8, 8), (24, 40)], sublattice=[0, 1])])

@@ -66,6 +66,15 @@ def test_one_row_per_scan_failed_ones_included(tmp_path, finish):
     assert third["status"] == "skipped"
 
 
+def test_a_spacing_that_was_not_measured_is_nowhere(tmp_path, finish):
+    report = Report(tmp_path)
+    report.add([finish(tmp_path, "a.sxm", quantities={"predicted_spacing_px": 8.0})])
+    report.write()
+    (row,) = rows_of(tmp_path)
+    assert (row["atoms"], row["spacing_nm"], row["spacing_px"]) == ("2", "", "")
+    assert "spacing" not in Page((tmp_path / "index.html").read_text(encoding="utf-8")).text.partition("Done")[2]
+
+
 def test_links_work_and_text_is_escaped_for_any_name(tmp_path, finish):
     report = Report(tmp_path)
     for name in NAMES:

@@ -102,6 +102,22 @@ def test_the_document_says_what_was_done(tmp_path, make_scan, make_result):
     assert (task["timings_s"], task["warnings"]) == ({"network": 0.02, "peaks": 0.004}, ["b"])
 
 
+@pytest.mark.parametrize(
+    ("facts", "frame"),
+    [
+        ({}, "image"), ({"offset_nm": (1.0, 2.0)}, "image"), ({"angle_deg": 0.0}, "image"),
+        ({"offset_nm": (0.0, 0.0), "angle_deg": 0.0}, "scanner"),
+    ],
+)  # fmt: skip
+def test_the_document_names_the_frame_of_its_positions(tmp_path, make_scan, make_result, facts, frame):
+    scan = make_scan(**facts)
+    make_result(scan).save(tmp_path)
+    assert saved(tmp_path)["scan"]["positions_frame"] == frame
+    # As the positions themselves have it: from the first row to the last, y goes up in the scanner's frame.
+    first, last = scan.positions_nm(np.array([[0.0, 0.0], [47.0, 0.0]]))
+    assert (first[0] > last[0]) == (frame == "scanner")
+
+
 def test_the_scans_file_is_hashed_and_its_folder_is_not_told(tmp_path, make_scan, make_result):
     source = tmp_path / "secret project" / "a.sxm"
     source.parent.mkdir()

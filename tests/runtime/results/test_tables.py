@@ -79,6 +79,13 @@ def test_xyz_in_the_scanners_frame_agrees_with_the_csv_and_fills_its_cell(make_s
     assert np.cross(np.append(right, 0), np.append(up, 0))[2] > 0  # a right-handed cell
 
 
+@pytest.mark.parametrize("facts", [{"offset_nm": (100.0, 200.0)}, {"angle_deg": 30.0}])
+def test_half_a_scanner_frame_is_none(make_scan, make_atoms, facts):
+    atoms = make_atoms([(10.0, 5.0), (4.0, 25.0)])
+    assert atoms_csv(make_scan(**facts), atoms) == atoms_csv(make_scan(), atoms)
+    assert atoms_xyz(make_scan(**facts), atoms) == atoms_xyz(make_scan(), atoms)
+
+
 @pytest.mark.parametrize("sublattice", [None, [0, 1]])
 def test_xyz_keeps_score_and_sublattice(make_scan, make_atoms, sublattice):
     *_, words = parse_xyz(atoms_xyz(make_scan(), make_atoms([(1, 2), (3, 4)], sublattice=sublattice)))
