@@ -225,13 +225,15 @@ def _refuse_to_replace_files(jobs: Iterable[Job], out: Path) -> None:
 def write_report(report: Report, *, at_most_every_s: float = 0.0) -> bool:
     """Bring the summary up to date; whether that went well. A table open in another program must not end a batch."""
     try:
-        report.write(at_most_every_s=at_most_every_s)
+        note = report.write(at_most_every_s=at_most_every_s)
     except OSError as error:
         place = error.filename2 or error.filename or report.folder
         click.secho(
             f"{place}: the summary cannot be written ({error.strerror or error}); close it where it is open", fg="red"
         )
         return False
+    if note:
+        click.secho(printable(note), fg="yellow")
     return True
 
 

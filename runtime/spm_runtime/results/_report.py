@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from spm_runtime.results._document import DOCUMENT
-from spm_runtime.results._files import encoded, printable, write_atomically
+from spm_runtime.results._files import encoded, patiently, printable, write_atomically
 from spm_runtime.results._index import index_html
 from spm_runtime.results._outcome import Outcome
 
@@ -22,6 +25,10 @@ SUMMARY_COLUMNS = (
     "tasks", "channel", "modality", "height_px", "width_px", "pixel_size_y_nm", "pixel_size_x_nm", "sha256", "folder",
 )  # fmt: skip
 
+#: The columns that hold whole numbers, and numbers; `index_html` computes with them.
+WHOLE_COLUMNS = ("frame", "atoms", "height_px", "width_px")
+NUMBER_COLUMNS = ("spacing_nm", "spacing_px", "seconds", "pixel_size_y_nm", "pixel_size_x_nm")
+
 
 class Report:
     """The rows of a folder of results, earlier runs included.
@@ -30,16 +37,19 @@ class Report:
     ----------
     folder
         The folder of results. Rows of its ``summary.csv`` stay until the same scan comes again, so that scans analysed in
-        several runs stand in one index; those whose results were deleted are dropped.
+        several runs stand in one index; those whose results were deleted are dropped. A table that another program has
+        changed so that not every row can be read is kept under another name when it is replaced.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._dirty = True
+        self._note = ""
         self._written_s = time.monotonic()
         self._rows: dict[str, dict[str, dict[str, str]]] = {}  # by name and frame
         self._tracebacks: dict[tuple[str, str], str] = {}
-        for row in _earlier_rows(folder / SUMMARY):
+        rows, self._is_foreign = _earlier_rows(folder / SUMMARY)
+        for row in rows:
             if row["status"] != "done" or (folder / row["folder"] / DOCUMENT).is_file():
                 self._rows.setdefault(row["scan"], {})[row["frame"]] = row
 
@@ -54,7 +64,7 @@ class Report:
             self._tracebacks[row["scan"], row["frame"]] = outcome.traceback
             self._dirty |= not kept
 
-    def write(self, *, at_most_every_s: float = 0.0) -> None:
+    def write(self, *, at_most_every_s: float = 0.0) -> str:
         """Replace ``summary.csv`` and ``index.html``, each at once, if there is anything new.
 
         Parameters
@@ -62,13 +72,18 @@ class Report:
         at_most_every_s
             Do nothing when they were written less than this long ago: with thousands of scans it takes a moment.
 
+        Returns
+        -------
+        str
+            What a person should know: that a table was there which could not be continued. Mostly nothing.
+
         Raises
         ------
         OSError
             If the disk is full, or a file may not be replaced: on Windows, one that is open in another program.
         """
         if not self._dirty or time.monotonic() - self._written_s < at_most_every_s:
-            return
+            return ""
         self._written_s = time.monotonic()  # before: a failed attempt is not repeated at once
         self.folder.mkdir(parents=True, exist_ok=True)
         rows = [row for frames in self._rows.values() for row in frames.values()]
@@ -77,10 +92,26 @@ class Report:
         writer = csv.DictWriter(table, SUMMARY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        if self._is_foreign:
+            self._set_foreign_table_aside()
         write_atomically(self.folder / SUMMARY, encoded(table.getvalue()))
         page = index_html(rows, [self._tracebacks.get((row["scan"], row["frame"]), "") for row in rows])
         write_atomically(self.folder / INDEX, encoded(page))
         self._dirty = False
+        note, self._note = self._note, ""
+        return note
+
+    def _set_foreign_table_aside(self) -> None:
+        """Give the table that was there another name, and note it."""
+        table = self.folder / SUMMARY
+        names = (table.with_name(f"{SUMMARY}.bak-{number}") for number in itertools.count(1))
+        backup = next(name for name in names if not name.exists())
+        patiently(lambda: table.replace(backup), table)
+        self._is_foreign = False
+        self._note = (
+            f"{table}: another program has changed its columns or numbers, and not every row could be continued; it is "
+            f"kept as {backup.name}"
+        )
 
 
 def _row(outcome: Outcome) -> dict[str, str]:
@@ -120,13 +151,37 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _earlier_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a ``summary.csv`` with these very columns; a table of another make is not continued."""
+def _earlier_rows(path: Path) -> tuple[list[dict[str, str]], bool]:
+    """Rows of an earlier ``summary.csv`` that are as this program writes them, and whether there is anything else in it."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # editors put a mark before UTF-8
             table = csv.DictReader(file)
             if tuple(table.fieldnames or ()) != SUMMARY_COLUMNS:
-                return []
-            return [row for row in table if None not in row.values() and None not in row]
+                return [], path.stat().st_size > 0
+            rows = list(table)
+    except FileNotFoundError:
+        return [], False
     except (OSError, UnicodeDecodeError, csv.Error):
-        return []
+        return [], True
+    good = [row for row in rows if _is_ours(row)]
+    return good, len(good) < len(rows)
+
+
+def _is_ours(row: Mapping[str | None, str | None]) -> bool:
+    """Whether a row has every cell, a known status, and numbers where numbers belong."""
+    if None in row or None in row.values() or row["status"] not in {"done", "failed", "skipped"}:
+        return False
+    needed = {"height_px", "width_px", "seconds"} if row["status"] == "done" else set()
+    # The missing half of a pixel size would be one of the cells that are computed with.
+    if bool(row["pixel_size_y_nm"]) != bool(row["pixel_size_x_nm"]):
+        return False
+    try:
+        for name in (*WHOLE_COLUMNS, *NUMBER_COLUMNS):
+            cell = row[name] or ""
+            if cell or name in needed:
+                number = int(cell) if name in WHOLE_COLUMNS else float(cell)
+                if not math.isfinite(number) or number < 0:
+                    return False
+    except ValueError:
+        return False
+    return True

@@ -130,12 +130,57 @@ def test_a_result_that_was_there_keeps_its_row(tmp_path, finish):
 @pytest.mark.parametrize(
     "content", [b"", b"a;b\n1;2\n", b"\xff\xfe\x00", (",".join(SUMMARY_COLUMNS) + "\nx\n").encode()]
 )
-def test_a_table_of_another_make_is_not_continued(tmp_path, finish, content):
+def test_a_table_of_another_make_is_not_continued_but_kept(tmp_path, finish, content):
+    (tmp_path / "summary.csv.bak-1").write_bytes(b"kept")
     (tmp_path / "summary.csv").write_bytes(content)
     report = Report(tmp_path)
-    report.add([finish(tmp_path, "a.sxm")])
-    report.write()
-    assert [row["scan"] for row in rows_of(tmp_path)] == ["a.sxm"]
+    for name in ("a.sxm", "b.sxm"):
+        report.add([finish(tmp_path, name)])
+        note = report.write()
+        assert ("summary.csv.bak-2" in note) == (name == "a.sxm" and content != b"")  # it is said once
+    assert [row["scan"] for row in rows_of(tmp_path)] == ["a.sxm", "b.sxm"]
+    assert (tmp_path / "summary.csv.bak-1").read_bytes() == b"kept"
+    backups = [path.read_bytes() for path in tmp_path.glob("summary.csv.bak-*") if path.name != "summary.csv.bak-1"]
+    assert backups == ([content] if content else [])
+
+
+def test_a_mark_before_the_text_is_no_other_make(tmp_path, finish):
+    first = Report(tmp_path)
+    first.add([finish(tmp_path, "a.sxm")])
+    assert first.write() == ""
+    table = tmp_path / "summary.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))  # as a spreadsheet saves it
+    second = Report(tmp_path)
+    second.add([failure("b.sxm")])
+    assert second.write() == ""
+    assert [row["scan"] for row in rows_of(tmp_path)] == ["a.sxm", "b.sxm"]
+    assert not list(tmp_path.glob("*.bak*"))
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("atoms", "1,234"), ("atoms", "nan"), ("height_px", ""), ("width_px", "4.5"), ("seconds", "soon"),
+        ("seconds", ""), ("spacing_px", "0,2"), ("pixel_size_x_nm", ""), ("pixel_size_y_nm", "inf"), ("status", "ok"),
+        ("frame", "first"),
+    ],
+)  # fmt: skip
+def test_a_cell_edited_by_hand_costs_its_row_and_nothing_else(tmp_path, finish, column, cell):
+    first = Report(tmp_path)
+    first.add([finish(tmp_path, "a.sxm")])
+    first.add([finish(tmp_path, "b.sxm")])
+    first.write()
+    rows = rows_of(tmp_path)
+    rows[0][column] = cell
+    with (tmp_path / "summary.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, SUMMARY_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    second = Report(tmp_path)
+    second.add([failure("c.sxm")])
+    assert "bak-1" in second.write()
+    assert [row["scan"] for row in rows_of(tmp_path)] == ["b.sxm", "c.sxm"]
+    assert cell in (tmp_path / "summary.csv.bak-1").read_text(encoding="utf-8")
 
 
 def test_nothing_new_is_not_written(tmp_path, finish):
