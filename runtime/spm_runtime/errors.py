@@ -4,7 +4,7 @@ The tree::
 
     AdatomError                 anything below; the message is written for a person
     ├── ScanError               a scan file cannot be used
-    │   ├── CannotOpenError     it is not there, locked or not allowed to be read: that may pass
+    │   ├── CannotOpenError     it, or a file it needs beside it, is not there or locked: that may pass
     │   ├── UnknownFormatError  no reader recognises the content
     │   ├── CorruptScanError    a reader recognises the file and cannot read it whole
     │   ├── ChannelError        the file has no such channel, direction or frame

@@ -85,12 +85,15 @@ def test_deep_nesting_is_refused():
         inspect_graph(model(graph), FILE)
 
 
+def outcome(data):
+    """The domains of a model, or the type of the error."""
+    try:
+        return inspect_graph(data, FILE).domains
+    except ModelIntegrityError as error:
+        return type(error)
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_fail_otherwise(data):
     for candidate in (data, model(data), model(field(1, data))):
-        try:
-            facts = inspect_graph(candidate, FILE)
-        except ModelIntegrityError as error:
-            assert "weights.onnx" in str(error)
-        else:
-            assert isinstance(facts.domains, frozenset)
+        assert outcome(candidate) is ModelIntegrityError or isinstance(outcome(candidate), frozenset)

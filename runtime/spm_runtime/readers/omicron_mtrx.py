@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spm_runtime.errors import ChannelError, CorruptScanError, ScanError
+from spm_runtime.errors import CannotOpenError, ChannelError, CorruptScanError, ScanError
 from spm_runtime.readers._api import Probe, Reader, check_claim, import_extra
 from spm_runtime.readers._raw import base_unit, to_values
 from spm_runtime.scan import Direction, Modality, Scan, to_nm
@@ -56,7 +56,7 @@ def _read(path: Path) -> Iterator[Scan]:
             "One of the two is damaged or still being written: wait until they are saved, or copy both again.",
         )
     if matrix.param["BREF"] != path.name:
-        raise ScanError(
+        raise CannotOpenError(
             path,
             f"the parameter file does not mention {path.name!r}, so its size and units are not known",
             f"the complete chain {CHAIN_NAME}, _0002.mtrx … of its session",
@@ -86,7 +86,7 @@ def _check(path: Path) -> None:
             "Rename the file back: the parameter file is found by this name.",
         )
     if not any(True for _ in _chain(path, session)):
-        raise ScanError(
+        raise CannotOpenError(
             path,
             f"no parameter file '{session}_0001.mtrx' beside it",
             "the parameter file of the session, which holds size, scale and units",

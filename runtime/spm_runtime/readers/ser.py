@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from spm_runtime.errors import CorruptScanError, ScanError
+from spm_runtime.errors import CannotOpenError, CorruptScanError, ScanError
 from spm_runtime.readers._api import Probe, Reader, check_claim
 from spm_runtime.readers._images import FREE_BYTES, MAX_FRAMES
 from spm_runtime.readers._rosettasciio import EXTRA, images, load
@@ -61,7 +61,7 @@ def _read(path: Path) -> Iterator[Scan]:
     pattern = re.compile(re.escape(path.stem) + r"_\d+\.ser", re.IGNORECASE)
     series = sorted(sibling for sibling in path.parent.iterdir() if pattern.fullmatch(sibling.name))
     if not series:
-        raise ScanError(
+        raise CannotOpenError(
             path,
             f"a TIA .emi file, which holds no pixels, and no {path.stem}_1.ser beside it",
             "the .ser file of the same name in the same folder",
