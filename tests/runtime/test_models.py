@@ -21,6 +21,11 @@ def package(tmp_path):
     return Path(shutil.copytree(SHIPPED, tmp_path / "atoms"))
 
 
+def installed():
+    """The shipped package where this installation has it: in the wheel, or in the source tree."""
+    return (models.model_roots()[0] / "atoms").resolve()
+
+
 def edit(folder, change):
     file = folder / "rdf.yaml"
     rdf = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -29,7 +34,7 @@ def edit(folder, change):
 
 
 def test_the_shipped_package_is_found_by_name_and_by_folder(package):
-    assert default_model("atoms").folder == SHIPPED.resolve()
+    assert default_model("atoms").folder == installed()
     assert find_model(package).folder == package.resolve()
     assert "atoms" in [folder.name for folder in list_models()]
 
@@ -43,8 +48,8 @@ def test_an_unknown_name_never_becomes_another_model(tmp_path):
 
 def test_a_folder_in_the_current_directory_never_replaces_an_installed_model(package, monkeypatch):
     monkeypatch.chdir(package.parent)
-    assert find_model("atoms").folder == SHIPPED.resolve()
-    assert default_model("atoms").folder == SHIPPED.resolve()
+    assert find_model("atoms").folder == installed()
+    assert default_model("atoms").folder == installed()
     assert find_model("./atoms").folder == package.resolve()
     assert find_model(Path("atoms")).folder == package.resolve()
 
