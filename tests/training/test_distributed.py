@@ -65,6 +65,7 @@ STEPS = """
                 check_equal_weights(trainer.model)
             except ModelError:
                 print("the drift was noticed")
+        del trainer  # it holds the process group
 """
 
 

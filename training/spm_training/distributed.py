@@ -10,6 +10,7 @@ validation and every checkpoint. A run on several CPU processes therefore agrees
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +93,9 @@ def world(device: str = "auto") -> Iterator[World]:
         dist.init_process_group("gloo")
     try:
         yield World(dist.get_rank(), size, place)
+        dist.barrier()  # a rank that leaves while another still talks to it would take it down
     finally:
+        gc.collect()  # a model in a reference cycle would hold the group's threads beyond its end, and abort the process
         dist.destroy_process_group()
 
 

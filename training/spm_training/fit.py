@@ -122,13 +122,26 @@ def fit(
             run.write_facts(cost, device=str(place.device), processes=place.size, start=facts)
             report(f"{recipe.name}: {cost}")
             report(f"run folder {run.path}, {place.size} process(es) on {place.device.type}")
-        trainer = Trainer(recipe, run, place, report)
-        if resume:
-            trainer.restore()
-        elif weights is not None:
-            trainer.begin_with(weights)
-        with StopRequest() as stop:
-            return trainer.train(stop)
+        # The trainer lives in a call of its own: what it holds of the process group must be gone before the group is.
+        return _train(recipe, run, place, report, resume=resume, weights=weights)
+
+
+def _train(
+    recipe: Recipe,
+    run: RunFolder,
+    place: World,
+    report: Callable[[str], None],
+    *,
+    resume: bool,
+    weights: nn.Module | None,
+) -> Outcome:
+    trainer = Trainer(recipe, run, place, report)
+    if resume:
+        trainer.restore()
+    elif weights is not None:
+        trainer.begin_with(weights)
+    with StopRequest() as stop:
+        return trainer.train(stop)
 
 
 @dataclass
