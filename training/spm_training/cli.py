@@ -138,7 +138,7 @@ def export(run: Path, folder: Path, version: str, half: bool, score: bool, image
 
 @cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--peers", is_flag=True, help="Score a classical finder beside them, tuned for these images.")
+@click.option("--peers", is_flag=True, help="Score a classical finder beside them, tuned on images of this kind.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Folder of the tables.")
 @click.option(
     "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
