@@ -1,9 +1,11 @@
 """Every shipped model package: whole, honest, reproducible."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from spm_runtime.errors import ModelError
 from spm_runtime.models import load_package
 from spm_runtime.session import Session, self_test
 
@@ -40,8 +42,14 @@ def test_a_package_has_a_card_that_says_what_it_cannot_do(folder):
 
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
-def test_other_tools_can_open_a_package(folder):
+def test_other_tools_can_open_a_package(folder, tmp_path):
+    """The description follows bioimage.io's format, and the check would notice if it did not."""
     pytest.importorskip("bioimageio.spec", reason="bioimageio.spec comes with the extra `train`")
     from spm_training.package import validate_description
 
     validate_description(folder)
+    broken = shutil.copytree(folder, tmp_path / folder.name)
+    file = broken / "rdf.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("inputs:", "entries:", 1), encoding="utf-8")
+    with pytest.raises(ModelError, match="bioimage"):
+        validate_description(broken)

@@ -13,13 +13,42 @@ from numpy.typing import NDArray
 from spm_runtime.errors import CorruptScanError
 from spm_runtime.scan import Direction, mark_missing_rows
 
-__all__ = ["base_unit", "distinct_names", "read_at", "to_values"]
+__all__ = ["base_unit", "distinct_names", "read_at", "text_header", "to_values"]
 
 #: SI prefixes that instruments put before a unit; NanoScope writes ``~`` for micro.
 PREFIXES = {"k": 1e3, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "~": 1e-6, "n": 1e-9, "p": 1e-12, "f": 1e-15}
 
 #: Units that take a prefix. A metre after ``m`` would be ``mm``; ``m`` alone is the metre.
 BASES = ("m", "V", "A", "N", "Hz", "W", "C", "S")
+
+
+def text_header(file: BinaryIO, path: Path, *, end: bytes, longest: int) -> bytes:
+    """Read the text before a mark that ends the header.
+
+    Parameters
+    ----------
+    file, path
+        The open file, at its beginning, and its path for the message.
+    end
+        The mark; not part of what is returned.
+    longest
+        Bytes in which the mark must come.
+
+    Raises
+    ------
+    CorruptScanError
+        If it does not.
+    """
+    raw = file.read(longest)
+    head, mark, _ = raw.partition(end)
+    if not mark:
+        raise CorruptScanError(
+            path,
+            f"no {end.decode()!r} in the first {len(raw)} bytes",
+            "a complete header",
+            "The file is truncated or still being written: wait until it is saved, or copy it again.",
+        )
+    return head
 
 
 def read_at(file: BinaryIO, path: Path, offset: int, count: int, what: str) -> bytes:

@@ -25,7 +25,7 @@ import numpy as np
 
 from spm_runtime.errors import CorruptScanError, ScanError
 from spm_runtime.readers._api import Probe, Reader, check_claim
-from spm_runtime.readers._raw import base_unit, distinct_names, read_at, to_values
+from spm_runtime.readers._raw import base_unit, distinct_names, read_at, text_header, to_values
 from spm_runtime.scan import Direction, Modality, Scan, to_nm
 
 __all__ = ["READER"]
@@ -95,17 +95,9 @@ def _read(path: Path) -> Iterator[Scan]:
 
 def _sections(file: BinaryIO, path: Path) -> list[_Section]:
     """The header, section by section."""
-    raw = file.read(MAX_HEADER)
-    end = raw.find(HEADER_END)
-    if end < 0:
-        raise CorruptScanError(
-            path,
-            f"no {HEADER_END.decode()!r} in the first {len(raw)} bytes",
-            "a complete header",
-            "The file is truncated or still being written: wait until it is saved, or copy it again.",
-        )
+    head = text_header(file, path, end=HEADER_END, longest=MAX_HEADER)
     sections: list[_Section] = []
-    for line in raw[:end].decode("latin-1").splitlines():
+    for line in head.decode("latin-1").splitlines():
         if line.startswith("\\*"):
             sections.append(_Section(line[2:].strip().casefold()))
         elif line.startswith("\\"):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from spm_runtime.errors import CorruptScanError, ScanError
 from spm_runtime.readers._api import MAX_PIXELS, Probe, Reader, check_claim, import_extra
 from spm_runtime.readers._images import pixel_pair_nm
-from spm_runtime.readers._raw import base_unit, distinct_names, to_values
+from spm_runtime.readers._raw import base_unit, distinct_names, text_header, to_values
 from spm_runtime.scan import Direction, Modality, Scan, to_nm
 
 __all__ = ["READER"]
@@ -94,19 +94,11 @@ def _read(path: Path) -> Iterator[Scan]:
 def _header(path: Path) -> tuple[_Header, int]:
     """The sections of the header, and where the samples begin."""
     with path.open("rb") as file:
-        raw = file.read(MAX_HEADER)
-    end = raw.find(HEADER_END)
-    if end < 0:
-        raise CorruptScanError(
-            path,
-            f"no {HEADER_END.decode()!r} in the first {len(raw)} bytes",
-            "a complete header",
-            "The file is truncated or still being written: wait until it is saved, or copy it again.",
-        )
+        head = text_header(file, path, end=HEADER_END, longest=MAX_HEADER)
     try:
-        text = raw[:end].decode("utf-8")
+        text = head.decode("utf-8")
     except UnicodeDecodeError:  # older programs write the encoding of Western Windows
-        text = raw[:end].decode("latin-1")
+        text = head.decode("latin-1")
     header: _Header = {}
     section: dict[str, str] = {}
     for line in text.splitlines():
@@ -117,7 +109,7 @@ def _header(path: Path) -> tuple[_Header, int]:
         elif "=" in line:
             key, _, value = line.partition("=")
             section[key] = value.strip()
-    return header, end + len(HEADER_END)
+    return header, len(head) + len(HEADER_END)
 
 
 def _data_sets(path: Path, header: _Header) -> list[_DataSet]:

@@ -111,4 +111,6 @@ def test_any_title_and_warning_can_be_drawn(make_scan, make_result):
 def test_a_scan_of_nothing_can_be_drawn(make_scan, make_result):
     for fill in (np.nan, 3.0):
         scan = make_scan(image=np.full((20, 30), fill, np.float32))
-        draw_overlay(scan, [make_result(scan, [], quantities={})], "a.sxm")
+        image = draw_overlay(scan, [make_result(scan, [], quantities={})], "a.sxm")
+        assert image.width >= 30
+        assert image.height > 20
