@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -26,9 +27,10 @@ __all__ = [
     "AtomsDataset",
     "BatchSampler",
     "Split",
-    "confidence_target",
+    "Target",
     "draw_scene",
     "rng_for",
+    "target_of",
     "train_loader",
     "validation_batches",
 ]
@@ -71,8 +73,27 @@ def draw_scene(recipe: Recipe, split: Split, epoch: int, index: int) -> Scene:
     )
 
 
-def confidence_target(scene: Scene, options: TargetOptions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The confidence map to learn and the weight of every pixel.
+class Target(NamedTuple):
+    """What the network is to say of one scene.
+
+    Parameters
+    ----------
+    confidence
+        ``(H, W)`` float32: a Gaussian of peak 1 at the sub-pixel position of every required column; where two overlap, that of
+        the nearest column.
+    weight
+        ``(H, W)`` float32: 1, falling to 0 at a column that may be found or not (``required`` False).
+    offset
+        ``(2, H, W)`` float32 vector (dy, dx) in pixels from the pixel to the nearest required column; 0 where none is near.
+    """
+
+    confidence: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    offset: NDArray[np.float32]
+
+
+def target_of(scene: Scene, options: TargetOptions) -> Target:
+    """The maps to learn.
 
     Parameters
     ----------
@@ -80,36 +101,29 @@ def confidence_target(scene: Scene, options: TargetOptions) -> tuple[NDArray[np.
         The scene with its columns.
     options
         Width of the Gaussians.
-
-    Returns
-    -------
-    target
-        ``(H, W)`` float32: the largest of the unnormalised Gaussians (peak 1) that stand at the sub-pixel positions of the
-        required columns. All have one σ, so the largest is that of the nearest column.
-    weight
-        ``(H, W)`` float32: 1, falling to 0 at a column that may be found or not (``required`` False).
     """
     shape = scene.image.shape[0], scene.image.shape[1]
     sigma = max(options.sigma_fraction * scene.spacing_px, options.sigma_min_px)
-    target = _nearest_gaussian(scene.yx_px[scene.required], sigma, shape)
-    optional = _nearest_gaussian(scene.yx_px[~scene.required], sigma, shape)
+    confidence, offset = _nearest_column(scene.yx_px[scene.required], sigma, shape)
+    optional, _ = _nearest_column(scene.yx_px[~scene.required], sigma, shape)
     # Where a required column is nearer the pixel counts in full, however close an optional one is.
-    return target, np.float32(1) - np.maximum(optional - target, np.float32(0))
+    return Target(confidence, np.float32(1) - np.maximum(optional - confidence, np.float32(0)), offset)
 
 
-def _nearest_gaussian(yx_px: NDArray[np.float64], sigma_px: float, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The largest Gaussian at every pixel, drawn in patches that end at 5 σ (4e-6 of the peak)."""
-    reach = int(np.ceil(5 * sigma_px))
-    height, width = shape[0] + 2 * reach, shape[1] + 2 * reach  # a margin, so that no patch needs clipping
-    offsets = np.arange(-reach, reach + 1)
-    centre = np.clip(np.rint(yx_px), 0, np.asarray(shape) - 1).astype(np.int64)
-    rows, columns = centre[:, :1] + offsets, centre[:, 1:] + offsets
-    along_y = np.exp(-0.5 * ((rows - yx_px[:, :1]) / sigma_px) ** 2).astype(np.float32)
-    along_x = np.exp(-0.5 * ((columns - yx_px[:, 1:]) / sigma_px) ** 2).astype(np.float32)
-    places = (rows + reach)[:, :, None] * width + (columns + reach)[:, None, :]
-    drawn = np.zeros(height * width, np.float32)
-    np.maximum.at(drawn, places.ravel(), (along_y[:, :, None] * along_x[:, None, :]).ravel())
-    return np.ascontiguousarray(drawn.reshape(height, width)[reach:-reach, reach:-reach])
+def _nearest_column(
+    yx_px: NDArray[np.float64], sigma_px: float, shape: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Gaussian of the nearest column at every pixel, and the vector to it; both 0 beyond 5 σ (4e-6 of the peak)."""
+    gaussian = np.zeros(shape, np.float32)
+    vector = np.zeros((2, *shape), np.float32)
+    if not len(yx_px):
+        return gaussian, vector
+    pixels = np.stack(np.mgrid[: shape[0], : shape[1]], axis=-1).astype(np.float64)
+    distance, nearest = cKDTree(yx_px).query(pixels, distance_upper_bound=5 * sigma_px)
+    near = np.isfinite(distance)
+    gaussian[near] = np.exp(-0.5 * (distance[near] / sigma_px) ** 2)
+    vector[:, near] = (yx_px[nearest[near]] - pixels[near]).T
+    return gaussian, vector
 
 
 class AtomsBatch(NamedTuple):
@@ -123,6 +137,8 @@ class AtomsBatch(NamedTuple):
         ``(B, 1, H, W)`` float32 confidence maps in [0, 1].
     weight
         ``(B, 1, H, W)`` float32 weights of the pixels in [0, 1].
+    offset
+        ``(B, 2, H, W)`` float32 vectors to the nearest column in pixels.
     spacing_px
         ``(B,)`` float32 mean nearest-neighbour spacing.
     """
@@ -130,6 +146,7 @@ class AtomsBatch(NamedTuple):
     image: Tensor
     target: Tensor
     weight: Tensor
+    offset: Tensor
     spacing_px: Tensor
 
     def to(self, device: torch.device) -> AtomsBatch:
@@ -145,16 +162,17 @@ class AtomsDataset(Dataset[Any]):
         self.recipe = recipe
         self.split = split
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One sample: image, target and weight ``(1, H, W)``, spacing ``()``."""
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One sample: image, target and weight ``(1, H, W)``, offset ``(2, H, W)``, spacing ``()``."""
         epoch, index = key
         scene = draw_scene(self.recipe, self.split, epoch, index)
-        target, weight = confidence_target(scene, self.recipe.target)
+        target = target_of(scene, self.recipe.target)
         image = level_for_network(scene.image)
         return (
             torch.from_numpy(image)[None],
-            torch.from_numpy(target)[None],
-            torch.from_numpy(weight)[None],
+            torch.from_numpy(target.confidence)[None],
+            torch.from_numpy(target.weight)[None],
+            torch.from_numpy(target.offset),
             torch.tensor(scene.spacing_px, dtype=torch.float32),
         )
 
@@ -237,7 +255,7 @@ def validation_batches(dataset: AtomsDataset, *, rank: int = 0, world_size: int 
     ]
 
 
-def _collate(samples: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> AtomsBatch:
+def _collate(samples: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]) -> AtomsBatch:
     return AtomsBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
 

@@ -75,6 +75,7 @@ class LossOptions(_Options):
     """Weights of `spm_training.losses.atoms_loss`."""
 
     confidence_weight: Positive = 1.0
+    position_weight: Annotated[float, Field(ge=0)] = 0.01
     spacing_weight: Annotated[float, Field(ge=0)] = 0.05
 
 

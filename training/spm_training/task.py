@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d
 from spm_training.data import AtomsBatch, AtomsDataset, Split
 from spm_training.losses import atoms_loss
 from spm_training.metrics import Counts, count
-from spm_training.networks.atoms import AtomsNet
+from spm_training.networks.atoms import AtomsNet, AtomsOutput
 from spm_training.recipe import Recipe
 
 __all__ = ["AtomsTask", "build_network"]
@@ -37,7 +37,7 @@ class AtomsTask:
     """
 
     #: Names of what `validation_sums` adds up, in order.
-    SUMS = ("images", "loss", "confidence", "spacing", "spacing_error", "tp", "fp", "fn", "d2")
+    SUMS = ("images", "loss", "confidence", "position", "spacing", "spacing_error", "tp", "fp", "fn", "d2")
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -46,25 +46,27 @@ class AtomsTask:
         """Samples of a split."""
         return AtomsDataset(self.recipe, split)
 
-    def loss(self, output: tuple[Tensor, Tensor], batch: AtomsBatch) -> dict[str, Tensor]:
+    def loss(self, output: AtomsOutput, batch: AtomsBatch) -> dict[str, Tensor]:
         """Terms of the loss by name, each a scalar; ``loss`` is the one to minimise."""
         options = self.recipe.loss
         terms = atoms_loss(
-            *output,
-            batch.target,
-            batch.weight,
-            batch.spacing_px,
+            output,
+            target=batch.target,
+            weight=batch.weight,
+            offset=batch.offset,
+            target_spacing_px=batch.spacing_px,
             confidence_weight=options.confidence_weight,
+            position_weight=options.position_weight,
             spacing_weight=options.spacing_weight,
         )
-        return {"loss": terms.total, "confidence": terms.confidence, "spacing": terms.spacing}
+        return {"loss": terms.total, "confidence": terms.confidence, "position": terms.position, "spacing": terms.spacing}
 
-    def validation_sums(self, output: tuple[Tensor, Tensor], batch: AtomsBatch) -> list[float]:
+    def validation_sums(self, output: AtomsOutput, batch: AtomsBatch) -> list[float]:
         """Sums over the images of a batch, in the order of `SUMS`; they add up over batches and ranks."""
-        confidence, spacing_px = output
+        confidence = output.confidence
         images = len(batch.image)
         terms = self.loss(output, batch)
-        error = (spacing_px / batch.spacing_px).log().abs().sum()
+        error = (output.spacing_px / batch.spacing_px).log().abs().sum()
         counts = sum(
             (
                 _validation_counts(confidence[i], batch.target[i], batch.weight[i], float(batch.spacing_px[i]))
@@ -74,7 +76,7 @@ class AtomsTask:
         )
         return [
             float(images),
-            *(float(terms[name]) * images for name in ("loss", "confidence", "spacing")),
+            *(float(terms[name]) * images for name in ("loss", "confidence", "position", "spacing")),
             float(error),
             float(counts.true_positive),
             float(counts.false_positive),
@@ -94,6 +96,7 @@ class AtomsTask:
         return {
             "loss": by_name["loss"] / images,
             "confidence": by_name["confidence"] / images,
+            "position": by_name["position"] / images,
             "spacing": by_name["spacing"] / images,
             "spacing_error": by_name["spacing_error"] / images,
             "f1": counts.f1,
@@ -101,9 +104,9 @@ class AtomsTask:
             "recall": counts.recall,
         }
 
-    def pictures(self, output: tuple[Tensor, Tensor], batch: AtomsBatch) -> dict[str, NDArray[np.float32]]:
+    def pictures(self, output: AtomsOutput, batch: AtomsBatch) -> dict[str, NDArray[np.float32]]:
         """Grey pictures ``(h, w)`` in [0, 1] of the first images: image, target and confidence side by side."""
-        confidence, _ = output
+        confidence = output.confidence
         rows = []
         for i in range(min(len(batch.image), 4)):
             image = batch.image[i, 0].cpu().numpy()

@@ -1,24 +1,48 @@
-"""The network that finds atom columns: a U-Net with a confidence branch and a spacing branch.
+"""The network that finds atom columns: a U-Net with branches for confidence, sub-pixel position and spacing.
 
 Source: PolyU thesis (AtomID-net), method chapter: a U-Net of double 3×3 convolutions whose main branch gives a
 confidence map and whose extra branch, from the bottleneck, gives the mean nearest-neighbour spacing. The authors' code
-has batch norm, global average pooling and a three-layer head; so has this one. Base width (16 instead of their 32) and
-the logarithm inside the spacing branch are choices of this project: the first for CPUs beside a microscope, the second
-because a relative error of the scale is what detection feels.
+has batch norm, global average pooling and a three-layer head; so has this one. Choices of this project: base width 16 instead
+of their 32, for CPUs beside a microscope; the logarithm inside the spacing branch, because a relative error of the scale
+is what detection feels; and the position branch, which says at every pixel where the nearest column is and how sure that
+is, from the whole neighbourhood: at low dose the lattice tells more than the column itself.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AtomsNet"]
+__all__ = ["AtomsNet", "AtomsOutput"]
 
-#: Geometric middle of the spacings in training (3–32 px), where the spacing branch starts.
-_SPACING_START_PX = 9.8
+#: Middle of the spacings in training, where the spacing branch starts.
+_SPACING_START_PX = 7.0
+#: Bounds of ln(σ / px) of the position: nothing is known better than to 0.01 px, and nothing worse than to 4 px is a position.
+_LOG_STD = (-4.5, 1.4)
+
+
+class AtomsOutput(NamedTuple):
+    """What the network says of a batch.
+
+    Parameters
+    ----------
+    confidence
+        ``(B, 1, H, W)`` raw linear output: near 1 at a column, near 0 away from all; not clamped.
+    offset
+        ``(B, 2, H, W)`` vector (dy, dx) from the pixel to the nearest column, in pixels; meaningful near a column only.
+    log_std
+        ``(B, 1, H, W)`` logarithm of the standard deviation of each component of `offset`, in pixels.
+    spacing_px
+        ``(B,)`` mean nearest-neighbour spacing in pixels, positive.
+    """
+
+    confidence: Tensor
+    offset: Tensor
+    log_std: Tensor
+    spacing_px: Tensor
 
 
 class _DoubleConv(nn.Sequential):
@@ -53,7 +77,7 @@ class AtomsNet(nn.Module):
 
     Notes
     -----
-    1,962,962 parameters at base width 16 and depth 4 (a test counts them).
+    1,965,333 parameters at base width 16 and depth 4 (a test counts them).
     """
 
     def __init__(self, base_width: int = 16, depth: int = 4) -> None:
@@ -74,6 +98,9 @@ class AtomsNet(nn.Module):
         )
         self.decoder = nn.ModuleList(_DoubleConv(2 * widths[level], widths[level]) for level in reversed(range(depth)))
         self.confidence_head = nn.Conv2d(base_width, 1, 1)
+        self.position_head = nn.Sequential(
+            nn.Conv2d(base_width, base_width, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(base_width, 3, 1)
+        )
         hidden = max(widths[depth] // 4, 8)
         self.spacing_head = nn.Sequential(
             nn.Linear(widths[depth], hidden),
@@ -86,27 +113,20 @@ class AtomsNet(nn.Module):
 
     @property
     def halo_px(self) -> int:
-        """How far an output pixel of the confidence map looks in any direction, at most.
+        """How far an output pixel looks in any direction, at most.
 
         Each level has four 3×3 convolutions (two on the way down, two up) that reach ``2**level`` pixels each, the bottleneck
-        two; the grid of the max-pools adds up to ``stride − 1``.
+        two, the position branch one more of one pixel; the grid of the max-pools adds up to ``stride − 1``.
         """
-        return 4 * (self.stride - 1) + 2 * self.stride + self.stride - 1
+        return 4 * (self.stride - 1) + 2 * self.stride + self.stride
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Confidence of an atom column at every pixel, and the mean spacing.
+    def forward(self, image: Tensor) -> AtomsOutput:
+        """Columns at every pixel, and the mean spacing.
 
         Parameters
         ----------
         image
             ``(B, 1, H, W)`` levelled images; H and W multiples of `stride`.
-
-        Returns
-        -------
-        confidence
-            ``(B, 1, H, W)`` raw linear output: near 1 at a column, near 0 away from all; not clamped.
-        spacing_px
-            ``(B,)`` mean nearest-neighbour spacing in pixels, positive.
         """
         skips = []
         x = image
@@ -119,4 +139,7 @@ class AtomsNet(nn.Module):
         spacing_px = self.spacing_head(x.mean(dim=(2, 3))).squeeze(1).float().exp()
         for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
             x = block(torch.cat((skip, up(x)), dim=1))
-        return self.confidence_head(x).float(), spacing_px
+        position = self.position_head(x).float()
+        return AtomsOutput(
+            self.confidence_head(x).float(), position[:, :2], position[:, 2:].clamp(*_LOG_STD), spacing_px
+        )

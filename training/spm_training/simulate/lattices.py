@@ -158,6 +158,33 @@ def _isolated(rng: np.random.Generator, radius: float) -> Sites:
     return Sites(yx, height, np.zeros(len(yx), np.int32), np.empty((0, 2)))
 
 
+def _random(rng: np.random.Generator, radius: float) -> Sites:
+    """A cell that nobody has grown: one to four columns at random in a random cell, and sometimes light ones between them.
+
+    It stands for all the structures that are not in this list.
+    """
+    count = int(rng.integers(1, 5))
+    for _ in range(200):
+        angle = np.deg2rad(rng.choice([90.0, rng.uniform(60, 90)]))
+        a = np.sqrt(count) * rng.uniform(0.95, 1.6)
+        b = max(a * rng.choice([1.0, rng.uniform(1.0, 1.8)]), 1.0)
+        cell = np.array([(a, 0.0), (b * np.cos(angle), b * np.sin(angle))])
+        basis = rng.random((count, 2))
+        images = (basis + np.stack(np.meshgrid(*[(-1, 0, 1)] * 2), axis=-1).reshape(-1, 1, 2)) @ cell
+        distance = np.hypot(*(images.reshape(-1, 1, 2) - (basis @ cell)[None]).transpose(2, 0, 1))
+        distance[distance < 1e-9] = np.inf
+        if distance.min() >= 0.75 and distance.min() <= 1.25 * a:
+            break
+    else:
+        return _oblique(rng, radius)
+    heights = [1.0, *rng.uniform(0.45, 1.0, count - 1)]
+    extra = int(rng.integers(0, 3)) if rng.random() < 0.3 else 0
+    basis = np.concatenate([basis, rng.random((extra, 2))])
+    heights += list(rng.uniform(0.05, 0.3, extra))
+    (ay, ax), (by, bx) = cell
+    return _periodic(radius, (ay, ax), (by, bx), [(u, v) for u, v in basis], heights)
+
+
 #: Every arrangement by name; each is a function of a generator and the radius of the disc.
 ARRANGEMENTS: Mapping[str, Callable[[np.random.Generator, float], Sites]] = MappingProxyType(
     {
@@ -171,5 +198,6 @@ ARRANGEMENTS: Mapping[str, Callable[[np.random.Generator, float], Sites]] = Mapp
         "dumbbell": _dumbbell,
         "si111-7x7": _si111_7x7,
         "isolated": _isolated,
+        "random": _random,
     }
 )
