@@ -1,0 +1,1 @@
+"""Projected crystal structures: lattice constants, the projection, and arrangements of several crystals."""
