@@ -196,7 +196,7 @@ def bulk_cells() -> Mapping[str, tuple[Cell, ...]]:
     """Cells of the three-dimensional crystals by family; one is drawn of each family at random."""
     polar = [name for name, constants in PEROVSKITE.items() if constants[2] != constants[3]]
     cubic = [name for name in PEROVSKITE if name not in polar]
-    # [100] and [1-10] look across the polar axis of a tetragonal cell.
+    # [100] and [110] look across the polar axis of a tetragonal cell.
     perovskite_001 = tuple(perovskite(name, (1, 0, 0)) for name in (*cubic, *polar))
     perovskite_110 = tuple(perovskite(name, (1, 1, 0)) for name in (*cubic, *polar))
     return {

@@ -20,7 +20,16 @@ from spm_training.simulate.structures.cell import (
 )
 from spm_training.simulate.structures.layers import TMD_2H, layer_cells, two_h
 
-__all__ = ["alloy", "grain_boundary", "heterostructure", "isolated_atoms", "nanoparticle", "random_crystal"]
+__all__ = [
+    "alloy",
+    "coherent_pair",
+    "grain_boundary",
+    "heterostructure",
+    "isolated_atoms",
+    "join_halves",
+    "nanoparticle",
+    "random_crystal",
+]
 
 #: Families whose crystals grow on each other with their cells in line.
 COHERENT_FAMILIES = ("perovskite-001", "perovskite-110", "diamond-110", "rocksalt-001", "fcc-001", "fcc-110", "bcc-001")
@@ -92,7 +101,7 @@ def heterostructure(rng: np.random.Generator, radius_nm: float) -> Crystal:
     It is coherent, the second material strained along it to the first, or joins crystals of any two directions.
     """
     if rng.random() < 0.7:
-        first, second = _coherent_pair(rng)
+        first, second = coherent_pair(rng)
         turns = [np.eye(2), np.eye(2)]
         origins = [
             np.array([1e-6, rng.random() * first.vectors_nm[0, 1]])
@@ -101,10 +110,10 @@ def heterostructure(rng: np.random.Generator, radius_nm: float) -> Crystal:
         first, second = _any_pair(rng)
         turns = [rotation(rng.uniform(0, 2 * np.pi)) for _ in range(2)]
         origins = [rng.random(2) @ cell.vectors_nm for cell in (first, second)]
-    return _joined(rng, radius_nm, (first, second), turns, origins)
+    return join_halves(rng, radius_nm, (first, second), turns, origins)
 
 
-def _joined(
+def join_halves(
     rng: np.random.Generator,
     radius: float,
     cells: tuple[Cell, Cell],
@@ -114,6 +123,19 @@ def _joined(
     """One crystal where y < 0, another where y ≥ 0; then the interface is turned and moved at random.
 
     A column of the second one that comes too near to one of the first is left out.
+
+    Parameters
+    ----------
+    rng
+        Draws where the interface lies.
+    radius
+        Radius of the disc in nm.
+    cells
+        The two projected cells.
+    turns
+        ``(2, 2)`` matrix of each, applied before the interface is turned.
+    origins
+        Origin (y, x) in nm of each, measured from the interface.
     """
     middle = np.array([rng.uniform(-0.5, 0.5) * radius, rng.uniform(-0.1, 0.1) * radius])  # of the disc
     turn = rotation(rng.uniform(0, 2 * np.pi))
@@ -129,7 +151,7 @@ def _joined(
     return assemble(list(zip(cells, halves, strict=True)))
 
 
-def _coherent_pair(rng: np.random.Generator) -> tuple[Cell, Cell]:
+def coherent_pair(rng: np.random.Generator) -> tuple[Cell, Cell]:
     """Two cells of one structure and one thickness, the second one strained along x to the first."""
     if rng.random() < 0.3:  # lateral heterostructures of monolayers
         pool = tuple(two_h(name) for name in TMD_2H)
@@ -173,7 +195,7 @@ def grain_boundary(rng: np.random.Generator, radius_nm: float) -> Crystal:
     tilt = np.radians(rng.uniform(3, 60))
     start = 0.0 if rng.random() < 0.5 else rng.uniform(0, np.pi)
     turns = [rotation(start + side * tilt / 2) for side in (-1, 1)]
-    return _joined(rng, radius_nm, (cell, cell), turns, [rng.random(2) @ cell.vectors_nm for _ in range(2)])
+    return join_halves(rng, radius_nm, (cell, cell), turns, [rng.random(2) @ cell.vectors_nm for _ in range(2)])
 
 
 def nanoparticle(rng: np.random.Generator, radius_nm: float) -> Crystal:
