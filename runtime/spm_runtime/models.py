@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -77,7 +77,7 @@ class ModelPackage:
     modalities
         What the model was trained for: ``stm``, ``afm``, ``stem``.
     weights, sha256
-        The ONNX file and its promised hash.
+        The ONNX file and its promised hash; `reference` has the hash of the whole package.
     inputs, outputs
         Tensors in the order of the graph.
     size_multiple
@@ -98,6 +98,9 @@ class ModelPackage:
         Scores, as the card states them.
     known_failures
         Sentences.
+    attached
+        Further networks of the package by name, each as a package of its own with the same facts: `Session` runs it, and its
+        hash and test tensors are checked like the first one's.
     """
 
     folder: Path
@@ -119,11 +122,24 @@ class ModelPackage:
     training: Mapping[str, object]
     metrics: Mapping[str, object]
     known_failures: tuple[str, ...]
+    attached: Mapping[str, ModelPackage] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def attachments(self) -> Mapping[str, Path]:
+        """The ONNX files of `attached`, by name."""
+        return {name: package.weights for name, package in self.attached.items()}
 
     @property
     def reference(self) -> ModelReference:
-        """Name, version and hash, as results carry them."""
-        return ModelReference(self.name, self.version, self.sha256)
+        """Name, version and hash, as results carry them.
+
+        Without attachments the hash is that of the weights; with them it is that of all hashes, so that a result is computed
+        anew when any network of the package has changed.
+        """
+        if not self.attached:
+            return ModelReference(self.name, self.version, self.sha256)
+        lines = [f"weights {self.sha256}", *(f"{name} {one.sha256}" for name, one in sorted(self.attached.items()))]
+        return ModelReference(self.name, self.version, hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest())
 
     def resolve(self, given: Mapping[str, float] | None) -> dict[str, float]:
         """All parameters with the user's values filled in.
@@ -279,7 +295,7 @@ def _parse(folder: Path, rdf: dict[str, Any]) -> ModelPackage:
     spm = rdf["config"]["spm"]
     onnx = rdf["weights"]["onnx"]
     parameters = {str(name): _parameter(str(name), entry) for name, entry in spm["parameters"].items()}
-    return ModelPackage(
+    package = ModelPackage(
         folder=folder,
         name=str(rdf["name"]),
         version=str(rdf["version"]),
@@ -299,6 +315,21 @@ def _parse(folder: Path, rdf: dict[str, Any]) -> ModelPackage:
         training=MappingProxyType(dict(spm["training"])),
         metrics=MappingProxyType(dict(spm["metrics"])),
         known_failures=tuple(str(s) for s in spm["known_failures"]),
+    )
+    attached = {str(name): _attached(package, str(name), entry) for name, entry in spm.get("attachments", {}).items()}
+    return replace(package, attached=MappingProxyType(attached))
+
+
+def _attached(package: ModelPackage, name: str, entry: dict[str, Any]) -> ModelPackage:
+    """A further network of a package."""
+    return replace(
+        package,
+        name=f"{package.name}/{name}",
+        weights=_inside(package.folder, entry["source"]),
+        sha256=str(entry["sha256"]),
+        inputs=tuple(_tensor(package.folder, t) for t in entry["inputs"]),
+        outputs=tuple(_tensor(package.folder, t) for t in entry["outputs"]),
+        training=MappingProxyType(dict(entry["training"])),
     )
 
 

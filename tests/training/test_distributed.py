@@ -11,10 +11,10 @@ import torch
 
 from spm_runtime.errors import ParameterError
 from spm_training.checkpoint import load_checkpoint
-from spm_training.data import Split, validation_batches
 from spm_training.distributed import share_cores
+from spm_training.loading import validation_batches
 from spm_training.run import RunFolder
-from spm_training.task import AtomsTask, build_network
+from spm_training.tasks import task_of
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 
@@ -44,7 +44,6 @@ STEPS = """
     import torch
 
     from spm_runtime.errors import ModelError
-    from spm_training.data import Split, train_loader
     from spm_training.distributed import check_equal_weights, world
     from spm_training.fit import Trainer
     from spm_training.recipe import read_recipe
@@ -80,7 +79,7 @@ def test_the_steps_of_two_ranks_equal_those_of_one(tiny, tmp_path):
     launch(1, script, tmp_path / "recipe.toml", tmp_path)
     assert launch(2, script, tmp_path / "recipe.toml", tmp_path).count("the drift was noticed") == 2
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
-    fresh = build_network(recipe).state_dict()
+    fresh = task_of(recipe).build_network().state_dict()
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-6)
@@ -104,12 +103,12 @@ def test_a_run_on_two_ranks(tiny, tmp_path):
     assert run.facts()["processes"] == 2
     best = load_checkpoint(run.best)
     recipe = run.recipe()
-    network = build_network(recipe)
+    task = task_of(recipe)
+    network = task.build_network()
     network.load_state_dict(best["weights"])
-    task = AtomsTask(recipe)
-    sums = torch.zeros(len(task.SUMS), dtype=torch.float64)
+    sums = torch.zeros(len(task.sum_names), dtype=torch.float64)
     with torch.no_grad():
-        for batch in validation_batches(task.dataset(Split.VALIDATION)):
+        for batch in validation_batches(task):
             sums += torch.tensor(task.validation_sums(network.eval()(batch.image), batch), dtype=torch.float64)
     metrics = task.validation_metrics(sums.tolist())
     for name in ("loss", "spacing_error", "f1"):

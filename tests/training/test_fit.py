@@ -234,6 +234,7 @@ def test_the_cost_is_counted_from_the_network(tiny):
     macs += (
         full * 8 * 4 + full * 9 * (8 * 4 + 4 * 4) + full * 4
     )  # up: each output pixel of the 2×2 transposed conv takes 8·4
+    macs += full * (9 * 4 * 4 + 4 * 3)  # position head
     macs += 8 * 8 + 8 * 8 + 8  # spacing head
     cost = cost_of(recipe)
     assert cost.flop_per_image == pytest.approx(2 * macs)

@@ -5,8 +5,11 @@ import onnx
 import pytest
 import torch
 
+from spm_training.graphs import AtomsGraph
 from spm_training.networks.atoms import AtomsNet
-from spm_training.onnx_export import AtomsGraph, deployable, to_onnx
+from spm_training.onnx_export import deployable, to_onnx
+
+OUTPUTS = ["confidence", "offset_px", "position_std_px", "spacing_px"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,8 @@ def network():
 
 @pytest.fixture(scope="module")
 def models(network):
-    return {half: to_onnx(deployable(network, half=half), identity="atoms@1.2.3", half=half) for half in (False, True)}
+    graphs = {half: AtomsGraph(deployable(network, half=half)) for half in (False, True)}
+    return {half: to_onnx(graph, identity="atoms@1.2.3", half=half) for half, graph in graphs.items()}
 
 
 def test_folding_changes_nothing_and_leaves_the_network_alone(network):
@@ -36,10 +40,19 @@ def test_folding_changes_nothing_and_leaves_the_network_alone(network):
 
 
 def test_the_graph_clamps_the_confidence(network):
-    confidence, spacing = AtomsGraph(network)(20 * torch.randn(2, 1, 32, 32))
-    assert confidence.min() >= 0
-    assert confidence.max() <= 1
-    assert spacing.shape == (2, 1)
+    found = AtomsGraph(network).named(20 * torch.randn(2, 1, 32, 32))
+    assert found["confidence"].min() >= 0
+    assert found["confidence"].max() <= 1
+    assert found["spacing_px"].shape == (2, 1)
+
+
+def test_the_graph_says_positions_in_pixels(network):
+    image = torch.randn(2, 1, 32, 48)
+    with torch.no_grad():
+        raw, found = network(image), AtomsGraph(network).named(image)
+    assert found["offset_px"].shape == (2, 2, 32, 48)
+    torch.testing.assert_close(found["offset_px"], raw.offset)
+    torch.testing.assert_close(found["position_std_px"].log(), raw.log_std)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -49,7 +62,7 @@ def test_the_file_is_standard_and_tells_nothing_of_its_maker(models, half):
     assert model.ir_version == 8
     assert {entry.key: entry.value for entry in model.metadata_props} == {"model": "atoms@1.2.3"}
     assert [entry.name for entry in model.graph.input] == ["image"]
-    assert [entry.name for entry in model.graph.output] == ["confidence", "spacing_px"]
+    assert [entry.name for entry in model.graph.output] == OUTPUTS
     for word in (b".py", b"/home", b"spm_training", b"site-packages"):
         assert word not in models[half]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
@@ -81,4 +94,4 @@ def test_rounding_to_half_moves_the_output_little(network):
     with torch.no_grad():
         full, rounded = AtomsGraph(deployable(network))(image), AtomsGraph(deployable(network, half=True))(image)
     assert float((full[0] - rounded[0]).abs().max()) < 1e-2
-    torch.testing.assert_close(full[1], rounded[1], rtol=1e-2, atol=0)
+    torch.testing.assert_close(full[-1], rounded[-1], rtol=1e-2, atol=0)

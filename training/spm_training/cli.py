@@ -111,23 +111,48 @@ def fit(
     "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model package that is already there.")
-def export(run: Path, folder: Path, version: str, half: bool, score: bool, images: int, overwrite: bool) -> None:
+@click.option("--scale-run", type=FOLDER, metavar="RUN", help="Put the scale network of this run into the package too.")
+@click.option(
+    "--calibration",
+    "knots",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON file with the ascending lists raw and probability: scores become probabilities.",
+)
+def export(
+    run: Path,
+    folder: Path,
+    version: str,
+    half: bool,
+    score: bool,
+    images: int,
+    overwrite: bool,
+    scale_run: Path | None,
+    knots: Path | None,
+) -> None:
     """Export the best weights of RUN as an ONNX model package, with its card.
 
     The package is checked against torch through the runtime; nothing is left behind when they differ.
     """
     from spm_training.evaluate import EvaluationOptions
-    from spm_training.export import export_run
+    from spm_training.export import ExportOptions, export_run
+    from spm_training.graphs import read_calibration
     from spm_training.run import RunFolder
 
-    options = EvaluationOptions(images=images) if score else None
-    with _bar(options.total if options else 0, "scoring") as bar:
+    attachments = {} if scale_run is None else {"scale": RunFolder(scale_run)}
+    for other in attachments.values():
+        if (task := other.recipe().task) != "scale":
+            raise ParameterError(
+                f"--scale-run {scale_run}: a run of the task {task!r}; expected one of the task 'scale'. Name another run."
+            )
+    calibration = None if knots is None else read_calibration(knots)
+    options = ExportOptions(version, half=half, calibration=calibration, attachments=attachments)
+    evaluation = EvaluationOptions(images=images) if score else None
+    with _bar(evaluation.total if evaluation else 0, "scoring") as bar:
         done = export_run(
             RunFolder(run),
             folder,
-            version=version,
-            half=half,
-            options=options,
+            options,
+            evaluation=evaluation,
             overwrite=overwrite,
             on_image=functools.partial(_advance, bar),
         )

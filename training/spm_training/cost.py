@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spm_training.recipe import Recipe
-from spm_training.task import build_network
+from spm_training.tasks import task_of
 
 __all__ = ["Cost", "cost_of"]
 
@@ -22,7 +22,7 @@ class Cost:
     parameters
         Trainable numbers of the network.
     flop_per_image
-        Floating-point operations of one inference on one crop, two per multiply and add.
+        Floating-point operations of one inference on one input of the training, two per multiply and add.
     flop_per_step
         The same of one training step (forward and backward).
     flop_total
@@ -49,14 +49,16 @@ class Cost:
 
 def cost_of(recipe: Recipe) -> Cost:
     """Count the cost of a recipe on a network without storage; takes a fraction of a second, computes nothing."""
+    task = task_of(recipe)
     with torch.device("meta"):
-        network = build_network(recipe)
-        image = torch.empty(recipe.data.batch, 1, recipe.data.crop_px, recipe.data.crop_px)
+        network = task.build_network()
+        batch = torch.empty(recipe.data.batch, *task.input_shape)
     counter = FlopCounterMode(display=False)
     with counter:
-        confidence, spacing_px = network(image)
+        output = network(batch)
         forward = counter.get_total_flops()
-        (confidence.sum() + spacing_px.sum()).backward()
+        outputs = output if isinstance(output, tuple) else (output,)
+        torch.stack([one.sum() for one in outputs]).sum().backward()  # type: ignore[no-untyped-call]
     step = counter.get_total_flops()
     per_image = forward / recipe.data.batch
     epoch = step * recipe.data.steps_per_epoch + per_image * recipe.data.validation_images

@@ -1,14 +1,14 @@
 """The trainer: a plain torch loop that can be stopped at any step and goes on as if it had not been.
 
 On the CPU with one process a resumed training equals an uninterrupted one bit for bit: samples are pure functions of their
-keys (`spm_training.data`), everything else is in ``last.pt``.
+keys (`spm_training.loading`), everything else is in ``last.pt``.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -25,7 +23,6 @@ from tqdm import tqdm
 from spm_runtime.errors import ModelError, ParameterError
 from spm_training.checkpoint import load_checkpoint, save_checkpoint
 from spm_training.cost import cost_of
-from spm_training.data import AtomsBatch, Split, train_loader, validation_batches
 from spm_training.distributed import (
     World,
     any_rank,
@@ -35,10 +32,12 @@ from spm_training.distributed import (
     sum_over_ranks,
     world,
 )
+from spm_training.loading import train_loader, validation_batches
+from spm_training.optimisation import build_optimiser, build_schedule
 from spm_training.recipe import Recipe
 from spm_training.run import RunFolder
 from spm_training.stop import StopRequest
-from spm_training.task import AtomsTask, build_network
+from spm_training.tasks import Batch, task_of
 from spm_training.trained import trained_network
 
 __all__ = ["Outcome", "fit"]
@@ -161,8 +160,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, run: RunFolder, place: World, report: Callable[[str], None]) -> None:
         self.recipe, self.run, self.place, self.report = recipe, run, place, report
         torch.manual_seed(recipe.training.seed)
-        self.task = AtomsTask(recipe)
-        model: nn.Module = build_network(recipe)
+        self.task = task_of(recipe)
+        model = self.task.build_network()
         if place.size > 1 and place.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model = model.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -177,12 +176,8 @@ class Trainer:
         if decay:
             average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        options = recipe.optimiser
-        self.optimiser = AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-        plateau = recipe.plateau
-        self.scheduler = ReduceLROnPlateau(
-            self.optimiser, factor=plateau.factor, patience=plateau.patience_epochs, min_lr=plateau.lr_min
-        )
+        self.optimiser = build_optimiser(recipe, self.model)
+        self.schedule = build_schedule(recipe, self.optimiser)
         self.progress = Progress()
         share = {"rank": place.rank, "world_size": place.size}
         on_gpu = place.device.type == "cuda"
@@ -190,10 +185,8 @@ class Trainer:
             recipe.data.num_workers, recipe.training.threads, cores=place.cores, on_gpu=on_gpu
         )
         torch.set_num_threads(threads)
-        self.loader, self.sampler = train_loader(
-            self.task.dataset(Split.TRAIN), workers=workers, pin_memory=on_gpu, **share
-        )
-        self.validation = validation_batches(self.task.dataset(Split.VALIDATION), **share)
+        self.loader, self.sampler = train_loader(self.task, workers=workers, pin_memory=on_gpu, **share)
+        self.validation = validation_batches(self.task, **share)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -267,17 +260,20 @@ class Trainer:
                     return False
         return True
 
-    def _step(self, batch: AtomsBatch) -> dict[str, torch.Tensor]:
+    def _step(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         precision = self.recipe.training.precision
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            output = self.parallel(batch.image)
+            output = self.parallel(self.task.inputs(batch))
         terms = self.task.loss(output, batch)
         self.optimiser.zero_grad(set_to_none=True)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.grad_clip_norm)
+        limit = self.recipe.optimiser.grad_clip_norm
+        if limit:
+            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimiser.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
+        self.schedule.after_step()
         return terms
 
     def _end_epoch(self, writer: SummaryWriter | None, seconds: float) -> None:
@@ -294,7 +290,7 @@ class Trainer:
             name: float(value) / (progress.step * self.place.size) for name, value in zip(names, summed, strict=True)
         }
         learning_rate = self.optimiser.param_groups[0]["lr"]
-        self.scheduler.step(loss)
+        self.schedule.after_epoch(loss)
         improved = loss < progress.best_loss - self.recipe.early_stopping.min_delta
         progress.stale_epochs = 0 if improved else progress.stale_epochs + 1
         if improved:
@@ -311,19 +307,20 @@ class Trainer:
         self.save()
         if writer is not None:
             self._plot(writer, row)
+        shown = "  ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in self.task.shown)
         self._report(
             f"epoch {progress.epoch}/{self.recipe.training.epochs}  train {train['loss']:.6f}  val {loss:.6f}  "
-            f"f1 {metrics['f1']:.4f}  spacing error {metrics['spacing_error']:.4f}  lr {learning_rate:.1e}  "
-            f"{seconds:.0f} s{'  best' if improved else ''}"
+            f"{shown}  lr {learning_rate:.1e}  {seconds:.0f} s{'  best' if improved else ''}"
         )
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         network = self.evaluated.eval()
-        sums = torch.zeros(len(self.task.SUMS), dtype=torch.float64)
+        sums = torch.zeros(len(self.task.sum_names), dtype=torch.float64)
         for batch in self.validation:
             moved = batch.to(self.place.device)
-            sums += torch.tensor(self.task.validation_sums(network(moved.image), moved), dtype=torch.float64)
+            output = network(self.task.inputs(moved))
+            sums += torch.tensor(self.task.validation_sums(output, moved), dtype=torch.float64)
         return self.task.validation_metrics(sum_over_ranks(sums.to(self.place.device)).tolist())
 
     def _average_buffers(self) -> None:
@@ -354,7 +351,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "scheduler": self.schedule.state_dict(),
             # Nothing draws from it today; a layer such as dropout would.
             "torch_rng": torch.get_rng_state(),
         }
@@ -367,7 +364,7 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        self.schedule.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["torch_rng"].cpu())
         self.progress = Progress(
             state["epoch"], state["step"], state["best_loss"], state["stale_epochs"], state["train_sums"]
@@ -391,7 +388,7 @@ class Trainer:
                 writer.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
         if (int(row["epoch"]) - 1) % self.recipe.training.pictures_every_epochs == 0:
             batch = self.validation[0].to(self.place.device)
-            pictures = self.task.pictures(self.evaluated(batch.image), batch)
+            pictures = self.task.pictures(self.evaluated(self.task.inputs(batch)), batch)
             for name, picture in pictures.items():
                 writer.add_image(name, picture, int(row["epoch"]), dataformats="HW")
 

@@ -8,19 +8,21 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import TypeVar
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from spm_training.networks.atoms import AtomsNet
+from spm_training.graphs import ExportGraph
 
-__all__ = ["AtomsGraph", "deployable", "to_onnx"]
+__all__ = ["deployable", "to_onnx"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 #: Opset 18 with IR version 8 loads on onnxruntime 1.14 and later, also on the last one for old glibc.
 OPSET = 18
@@ -29,27 +31,8 @@ IR_VERSION = 8
 _SMALL = 1024
 
 
-class AtomsGraph(nn.Module):
-    """The network as it is exported.
-
-    Parameters
-    ----------
-    network
-        A network in evaluation mode.
-    """
-
-    def __init__(self, network: AtomsNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, 1, H, W)`` levelled image → confidence ``(B, 1, H, W)`` in [0, 1] and spacing in pixels ``(B, 1)``."""
-        confidence, spacing_px = self.network(image)
-        return confidence.clamp(0.0, 1.0), spacing_px[:, None]
-
-
-def deployable(network: AtomsNet, *, half: bool = False) -> AtomsNet:
-    """A copy for inference: batch norms folded into the convolutions, weights rounded to float16 where asked.
+def deployable(network: Network, *, half: bool = False) -> Network:
+    """A copy for inference: batch norms folded into the convolutions before them, weights rounded to float16 where asked.
 
     Parameters
     ----------
@@ -59,8 +42,8 @@ def deployable(network: AtomsNet, *, half: bool = False) -> AtomsNet:
         Round the weights to values that float16 holds; they stay float32 tensors.
     """
     folded = copy.deepcopy(network).cpu().eval()
-    for block in (*folded.encoder, folded.bottleneck, *folded.decoder):
-        layers = list(cast(nn.Sequential, block))
+    for block in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
+        layers = list(block)
         for place, (first, second) in enumerate(itertools.pairwise(layers)):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 block[place] = fuse_conv_bn_eval(first, second)
@@ -73,13 +56,13 @@ def deployable(network: AtomsNet, *, half: bool = False) -> AtomsNet:
     return folded
 
 
-def to_onnx(network: AtomsNet, *, identity: str, half: bool = False) -> bytes:
-    """Export a network whose batch size, height and width stay free.
+def to_onnx(graph: ExportGraph, *, identity: str, half: bool = False) -> bytes:
+    """Export a network.
 
     Parameters
     ----------
-    network
-        As `deployable` returns it.
+    graph
+        The graph of a network as `deployable` returns it.
     identity
         ``name@version``, the only metadata in the file.
     half
@@ -90,18 +73,15 @@ def to_onnx(network: AtomsNet, *, identity: str, half: bool = False) -> bytes:
     -------
     bytes
     """
-    example = torch.zeros(2, 1, 3 * network.stride, 4 * network.stride)
-    batch, rows, columns = (torch.export.Dim(name, min=1, max=4096) for name in ("batch", "rows", "columns"))
-    shapes = {"image": {0: batch, 2: network.stride * rows, 3: network.stride * columns}}
     with _quiet():
         program = torch.onnx.export(
-            AtomsGraph(network).eval(),
-            (example,),
+            graph.eval(),
+            (graph.example(),),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image"],
-            output_names=["confidence", "spacing_px"],
-            dynamic_shapes=shapes,
+            input_names=[graph.INPUT],
+            output_names=[output.id for output in graph.OUTPUTS],
+            dynamic_shapes=(dict(graph.free_axes()),),
             external_data=False,
             verbose=False,
         )

@@ -1,4 +1,4 @@
-"""The description (``rdf.yaml``) and the card (``README.md``) of a model package of the task ``atoms``.
+"""The description (``rdf.yaml``) and the card (``README.md``) of a model package that finds atoms.
 
 The description follows bioimage.io's model format 0.5, so that other tools can open it; what that format cannot say stands
 under ``config.spm``, which `spm_runtime.models` reads.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,16 @@ from bioimageio.spec import ValidationContext, validate_format
 
 from spm_runtime.errors import ModelError
 from spm_runtime.levelling import BACKGROUND_RADIUS_PX, SOFT_LIMIT
-from spm_training.networks.atoms import AtomsNet
+from spm_training.graphs import FinderGraph, TensorSpec
 from spm_training.onnx_export import OPSET
 from spm_training.recipe import Recipe
 
-__all__ = ["FILES", "TOLERANCE", "Description", "validate_description"]
+__all__ = ["FILES", "TOLERANCE", "Description", "file_entry", "output_file", "validate_description"]
 
 #: Names of the files of a package.
 FILES = {
     "weights": "weights.onnx",
     "image": "test_input.npy",
-    "confidence": "test_output_confidence.npy",
-    "spacing_px": "test_output_spacing.npy",
     "card": "README.md",
     "description": "rdf.yaml",
 }
@@ -49,8 +47,8 @@ class Description:
     ----------
     recipe
         The resolved recipe of the run.
-    network
-        The network, for its stride and reach.
+    graph
+        The network as it was exported.
     version
         Version of the package.
     training
@@ -61,15 +59,18 @@ class Description:
         The evaluation's Markdown, or why there is none.
     difference
         Largest difference between torch and the runtime.
+    attachments
+        Further networks of the package by name: their entries as `spm_runtime.models` reads them.
     """
 
     recipe: Recipe
-    network: AtomsNet
+    graph: FinderGraph
     version: str
     training: Mapping[str, object]
     metrics: Mapping[str, float]
     tables: str
     difference: float
+    attachments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write card and description; the other files of the package must be there, their hashes go in."""
@@ -79,6 +80,7 @@ class Description:
 
     def rdf(self, folder: Path) -> dict[str, Any]:
         """The content of ``rdf.yaml``."""
+        attachments = [{"source": entry["source"], "sha256": entry["sha256"]} for entry in self.attachments.values()]
         return {
             "format_version": _FORMAT_VERSION,
             "type": "model",
@@ -102,20 +104,25 @@ class Description:
             ],
             "tags": ["atoms", "unet", "semantic-segmentation", "2d", "onnx", *self.recipe.card.modalities],
             "documentation": FILES["card"],
+            **({"attachments": attachments} if attachments else {}),
             "inputs": [self._input(folder)],
-            "outputs": self._outputs(folder),
+            "outputs": [_output(folder, spec) for spec in self.graph.OUTPUTS],
             "weights": {
-                "onnx": {**_file(folder, "weights"), "opset_version": OPSET, "comment": "levelling is not in the graph"}
+                "onnx": {
+                    **file_entry(folder, FILES["weights"]),
+                    "opset_version": OPSET,
+                    "comment": "levelling is not in the graph",
+                }
             },
             "config": {"bioimageio": self._reproducibility(), "spm": self._spm()},
         }
 
     def _input(self, folder: Path) -> dict[str, Any]:
         def free(axis: str) -> dict[str, Any]:
-            return {"type": "space", "id": axis, "size": {"min": self.network.stride, "step": self.network.stride}}
+            return {"type": "space", "id": axis, "size": {"min": self.graph.stride, "step": self.graph.stride}}
 
         return {
-            "id": "image",
+            "id": self.graph.INPUT,
             "description": "The scan after levelling (config.spm.levelling): background removed, contrast normalised.",
             "axes": [
                 {"type": "batch"},
@@ -123,39 +130,16 @@ class Description:
                 free("y"),
                 free("x"),
             ],
-            "test_tensor": _file(folder, "image"),
+            "test_tensor": file_entry(folder, FILES["image"]),
             "data": {"type": "float32", "range": [-SOFT_LIMIT, SOFT_LIMIT]},
         }
-
-    def _outputs(self, folder: Path) -> list[dict[str, Any]]:
-        def same(axis: str) -> dict[str, Any]:
-            return {"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}}
-
-        return [
-            {
-                "id": "confidence",
-                "description": "Near 1 at an atom column, falling like a Gaussian around it.",
-                "axes": [
-                    {"type": "batch"}, {"type": "channel", "channel_names": ["confidence"]}, same("y"), same("x"),
-                ],
-                "test_tensor": _file(folder, "confidence"),
-                "data": {"type": "float32", "range": [0.0, 1.0]},
-            },
-            {
-                "id": "spacing_px",
-                "description": "Mean nearest-neighbour spacing of the columns in pixels.",
-                "axes": [{"type": "batch"}, {"type": "channel", "channel_names": ["spacing_px"]}],
-                "test_tensor": _file(folder, "spacing_px"),
-                "data": {"type": "float32", "range": [0.0, None]},
-            },
-        ]  # fmt: skip
 
     def _reproducibility(self) -> dict[str, Any]:
         tolerance = {"absolute_tolerance": TOLERANCE, "relative_tolerance": TOLERANCE, "weights_formats": ["onnx"]}
         return {"reproducibility_tolerance": [tolerance]}
 
     def _spm(self) -> dict[str, Any]:
-        recipe = self.recipe
+        recipe, knots = self.recipe, self.graph.calibration
         low, high = recipe.simulator.spacing_min_px, recipe.simulator.spacing_max_px
         return {
             "task": recipe.task,
@@ -165,8 +149,8 @@ class Description:
                 "background_radius_px": BACKGROUND_RADIUS_PX,
                 "soft_limit": SOFT_LIMIT,
             },
-            "size_multiple": self.network.stride,
-            "halo_px": self.network.halo_px,
+            "size_multiple": self.graph.stride,
+            "halo_px": self.graph.halo_px,
             "spacing_px": {"minimum": low, "maximum": high},
             "pixel_size_nm": {"minimum": recipe.card.pixel_size_min_nm, "maximum": recipe.card.pixel_size_max_nm},
             "tolerance": TOLERANCE,
@@ -184,15 +168,26 @@ class Description:
                     "description": "Nearest-neighbour spacing in pixels of the scan; 0 lets the network find it.",
                 },
             },
+            **({} if knots is None else {"calibration": {"raw": list(knots.raw), "probability": list(knots.probability)}}),
+            **({"attachments": {name: dict(entry) for name, entry in self.attachments.items()}} if self.attachments else {}),
             "training": dict(self.training),
             "metrics": dict(self.metrics),
             "known_failures": list(recipe.card.known_failures),
         }  # fmt: skip
 
+    def _confidence_meaning(self) -> str:
+        if self.graph.calibration is None:
+            return "The confidence is what the network learned, clamped: no probability."
+        return "The confidence is calibrated: the share of true columns among marks of that score (config.spm.calibration)."
+
     def card(self) -> str:
         """The model card."""
-        recipe, network = self.recipe, self.network
-        parameters = sum(parameter.numel() for parameter in network.parameters())
+        recipe, graph = self.recipe, self.graph
+        parameters = sum(parameter.numel() for parameter in graph.parameters())
+        outputs = "\n".join(
+            f"* `{one.id}` `(B, {len(one.channels)}{', H, W' if one.is_map else ''})`: {one.description}"
+            for one in graph.OUTPUTS
+        )
         facts = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in self.training.items())
         failures = "\n".join(f"* {sentence}" for sentence in recipe.card.known_failures)
         modalities = " and ".join(modality.upper() for modality in recipe.card.modalities)
@@ -207,9 +202,12 @@ resamples a scan to a comfortable spacing first).
 
 ## Network
 
-U-Net of base width {network.base_width} and depth {network.depth}: {parameters:,} parameters, batch norms folded in here.
-Input `image` `(B, 1, H, W)`: the levelled scan, H and W multiples of {network.stride}. Outputs `confidence`
-`(B, 1, H, W)` in [0, 1] and `spacing_px` `(B, 1)`. A pixel of the confidence map looks at most {network.halo_px} px far.
+U-Net of base width {graph.base_width} and depth {graph.depth}: {parameters:,} parameters, batch norms folded in here.
+Input `image` `(B, 1, H, W)`: the levelled scan, H and W multiples of {graph.stride}. Outputs:
+
+{outputs}
+
+A pixel of a map looks at most {graph.halo_px} px far. {self._confidence_meaning()}
 The exported graph and torch differ by at most {self.difference:.1e} (checked with onnxruntime on the CPU by `spm-train export`).
 
 ## Scores
@@ -244,6 +242,25 @@ def validate_description(folder: Path) -> None:
         raise ModelError(f"{file}: not a valid bioimage.io description ({reasons}). Report this.")
 
 
-def _file(folder: Path, key: str) -> dict[str, str]:
+def output_file(output: str) -> str:
+    """Name of the file with the test tensor of an output."""
+    return f"test_output_{output.removesuffix('_px')}.npy"
+
+
+def file_entry(folder: Path, name: str) -> dict[str, str]:
     """Source and hash of a file of the package."""
-    return {"source": FILES[key], "sha256": hashlib.sha256((folder / FILES[key]).read_bytes()).hexdigest()}
+    return {"source": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+
+
+def _output(folder: Path, spec: TensorSpec) -> dict[str, Any]:
+    def same(axis: str) -> dict[str, Any]:
+        return {"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}}
+
+    space = [same("y"), same("x")] if spec.is_map else []
+    return {
+        "id": spec.id,
+        "description": spec.description,
+        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": list(spec.channels)}, *space],
+        "test_tensor": file_entry(folder, output_file(spec.id)),
+        "data": {"type": "float32", "range": list(spec.limits)},
+    }

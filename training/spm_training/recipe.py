@@ -3,6 +3,9 @@
 A recipe is found by its name (those shipped in ``spm_training/recipes``) or by the path of a ``.toml`` file. Its table
 ``[smoke]`` holds overrides of the same shape, applied by ``--smoke``; ``--set KEY=VALUE`` comes last. A run keeps the
 resolved recipe, so that resuming and exporting never look at the shipped one again.
+
+The tables ``[network]`` and ``[schedule]`` name their ``kind``, which decides what else they may hold: an override of the
+kind starts the table anew.
 """
 
 from __future__ import annotations
@@ -21,7 +24,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from spm_runtime.errors import ParameterError
 from spm_training.simulate.columns import FAMILIES
 
-__all__ = ["AtomsNetworkOptions", "Recipe", "load_recipe", "read_recipe", "recipe_names", "to_toml"]
+__all__ = [
+    "AtomidNetworkOptions",
+    "AtomsNetworkOptions",
+    "CosineOptions",
+    "NetworkOptions",
+    "PlateauOptions",
+    "Recipe",
+    "ScheduleOptions",
+    "StepOptions",
+    "load_recipe",
+    "read_recipe",
+    "recipe_names",
+    "to_toml",
+]
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -36,8 +52,31 @@ class _Options(BaseModel):
 class AtomsNetworkOptions(_Options):
     """Options of `spm_training.networks.atoms.AtomsNet`."""
 
+    kind: Literal["atoms"] = "atoms"
     base_width: Count = 16
     depth: Annotated[int, Field(ge=1, le=6)] = 4
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a crop are multiples of it."""
+        return 1 << self.depth
+
+
+class AtomidNetworkOptions(_Options):
+    """Options of `spm_training.networks.atomid.AtomidNet`; the defaults are the paper's."""
+
+    kind: Literal["atomid"] = "atomid"
+    base_width: Count = 32
+    depth: Annotated[int, Field(ge=1, le=6)] = 4
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a crop are multiples of it."""
+        return 1 << self.depth
+
+
+#: A network by its ``kind``; `spm_training.tasks` has a task for each.
+NetworkOptions = Annotated[AtomsNetworkOptions | AtomidNetworkOptions, Field(discriminator="kind")]
 
 
 class SimulatorOptions(_Options):
@@ -72,7 +111,7 @@ class TargetOptions(_Options):
 
 
 class LossOptions(_Options):
-    """Weights of `spm_training.losses.atoms_loss`."""
+    """Weights of the terms of the loss; the networks' tasks say what the terms are."""
 
     confidence_weight: Positive = 1.0
     position_weight: Annotated[float, Field(ge=0)] = 0.01
@@ -93,20 +132,42 @@ class DataOptions(_Options):
 
 
 class OptimiserOptions(_Options):
-    """AdamW with clipped gradients."""
+    """Adam or AdamW (weight decay apart from the gradient), with clipped gradients."""
 
+    kind: Literal["adamw", "adam"] = "adamw"
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    #: Largest norm of the whole gradient.
-    grad_clip_norm: Positive = 1.0
+    #: Largest norm of the whole gradient; 0 does not clip.
+    grad_clip_norm: Annotated[float, Field(ge=0)] = 1.0
 
 
 class PlateauOptions(_Options):
     """The learning rate falls when the validation loss stands still."""
 
+    kind: Literal["plateau"] = "plateau"
     factor: Fraction = 0.3
     patience_epochs: Annotated[int, Field(ge=0)] = 5
     lr_min: Annotated[float, Field(ge=0)] = 1e-6
+
+
+class StepOptions(_Options):
+    """The learning rate falls every so many epochs; the defaults are those of the PolyU thesis, method chapter."""
+
+    kind: Literal["step"] = "step"
+    factor: Fraction = 0.1
+    every_epochs: Count = 50
+
+
+class CosineOptions(_Options):
+    """The learning rate rises linearly for a short while, then falls along half a cosine to the last step."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    lr_min: Annotated[float, Field(ge=0)] = 1e-6
+
+
+#: A schedule of the learning rate by its ``kind``; `spm_training.optimisation` makes it.
+ScheduleOptions = Annotated[PlateauOptions | StepOptions | CosineOptions, Field(discriminator="kind")]
 
 
 class EarlyStoppingOptions(_Options):
@@ -155,19 +216,20 @@ class Recipe(_Options):
     """Everything that decides a training, and what the exported package says of it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-    task: Literal["atoms"]
+    #: What the exported network does: finds atoms, or the scale of an image for a network that finds atoms.
+    task: Literal["atoms", "scale"]
     title: str
     #: Where the data come from, for `spm-train list`.
     data_source: str
     #: What a CPU of two cores does in training, measured; the printed hours follow from it.
     cpu_gflops_measured: Positive
-    network: AtomsNetworkOptions = AtomsNetworkOptions()
+    network: NetworkOptions = AtomsNetworkOptions()
     simulator: SimulatorOptions = SimulatorOptions()
     target: TargetOptions = TargetOptions()
     loss: LossOptions = LossOptions()
     data: DataOptions = DataOptions()
     optimiser: OptimiserOptions = OptimiserOptions()
-    plateau: PlateauOptions = PlateauOptions()
+    schedule: ScheduleOptions = PlateauOptions()
     early_stopping: EarlyStoppingOptions = EarlyStoppingOptions()
     training: TrainingOptions = TrainingOptions()
     parameters: ParameterOptions = ParameterOptions()
@@ -175,9 +237,20 @@ class Recipe(_Options):
 
     @pydantic.model_validator(mode="after")
     def _crop_fits(self) -> Recipe:
-        stride = 2**self.network.depth
+        stride = self.network.stride
         if self.data.crop_px % stride:
             raise ValueError(f"data.crop_px {self.data.crop_px} is not a multiple of the network's stride {stride}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _schedule_fits(self) -> Recipe:
+        if isinstance(self.schedule, CosineOptions):
+            if self.schedule.warmup_epochs >= self.training.epochs:
+                raise ValueError(
+                    f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} is not below training.epochs {self.training.epochs}"
+                )
+            if self.schedule.lr_min > self.optimiser.lr:
+                raise ValueError(f"schedule.lr_min {self.schedule.lr_min} is above optimiser.lr {self.optimiser.lr}")
         return self
 
 
@@ -260,7 +333,8 @@ def _resolve(table: dict[str, Any], source: str, *, smoke: bool = False, overrid
         if smoke_table is None:
             raise ParameterError(f"{source}: has no [smoke] table; --smoke needs one. Add it to the recipe.")
         _merge(table, smoke_table)
-    for override in overrides:
+    # The kind of a table first: it decides what else may stand there.
+    for override in sorted(overrides, key=lambda entry: not entry.partition("=")[0].strip().endswith(".kind")):
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise ParameterError(f"--set {override!r}: expected KEY=VALUE, as data.batch=32.")
@@ -272,7 +346,7 @@ def _resolve(table: dict[str, Any], source: str, *, smoke: bool = False, overrid
         leaf[last] = _override_value(value.strip())
         _merge(table, nested)
     try:
-        return Recipe.model_validate(table)
+        return Recipe.model_validate(_with_kinds(table))
     except pydantic.ValidationError as error:
         reasons = "; ".join(
             f"{'.'.join(str(part) for part in entry['loc']) or 'recipe'}: {entry['msg']} (seen: {_short(entry['input'])})"
@@ -283,10 +357,29 @@ def _resolve(table: dict[str, Any], source: str, *, smoke: bool = False, overrid
 
 def _merge(into: dict[str, Any], override: Mapping[str, Any]) -> None:
     for key, value in override.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+        there = into.get(key)
+        if not isinstance(value, Mapping) or not isinstance(there, dict) or _other_kind(key, there, value):
+            into[key] = copy.deepcopy(value)
         else:
-            into[key] = value
+            _merge(there, value)
+
+
+#: The tables whose kind decides what they may hold, with the kind of recipes that were written before there was a choice.
+_KINDS = {"network": "atoms", "schedule": "plateau"}
+
+
+def _other_kind(key: str, there: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return key in _KINDS and "kind" in value and value["kind"] != there.get("kind", _KINDS[key])
+
+
+def _with_kinds(table: dict[str, Any]) -> dict[str, Any]:
+    """Read what older runs kept: a table ``[plateau]``, and a network without a kind."""
+    if "plateau" in table and "schedule" not in table:
+        table["schedule"] = table.pop("plateau")
+    for key, kind in _KINDS.items():
+        if isinstance(table.get(key), dict):
+            table[key].setdefault("kind", kind)
+    return table
 
 
 def _override_value(text: str) -> object:

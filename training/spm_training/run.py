@@ -123,7 +123,7 @@ class RunFolder:
             keys = sorted(key for key in before if before[key] != now.get(key))
             raise ParameterError(
                 f"--resume: the recipe of {self.path} differs in {', '.join(keys)}; expected the recipe it was started with "
-                f"(only {', '.join(key.rstrip('.') for key in _FREE)} may change). Give the same --set, or start anew."
+                f"(only {', '.join(key.rstrip('.') for key in _free(recipe))} may change). Give the same --set, or start anew."
             )
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -193,4 +193,11 @@ def _comparable(recipe: Recipe) -> dict[str, object]:
             values.update({f"{key}.{name}": entry for name, entry in value.items()})
         else:
             values[key] = value
-    return {key: value for key, value in values.items() if not key.startswith(_FREE)}
+    return {key: value for key, value in values.items() if not key.startswith(_free(recipe))}
+
+
+def _free(recipe: Recipe) -> tuple[str, ...]:
+    """Keys that a resume may change; the length is fixed where the whole schedule follows from it."""
+    if recipe.schedule.kind == "cosine":
+        return tuple(key for key in _FREE if key != "training.epochs")
+    return _FREE

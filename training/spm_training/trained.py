@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from spm_training.checkpoint import load_checkpoint
-from spm_training.networks.atoms import AtomsNet
 from spm_training.run import RunFolder
-from spm_training.task import build_network
+from spm_training.tasks import task_of
 
 __all__ = ["trained_network"]
 
 
-def trained_network(run: RunFolder) -> tuple[AtomsNet, dict[str, object]]:
+def trained_network(run: RunFolder) -> tuple[nn.Module, dict[str, object]]:
     """The network with the best weights of a run, and the facts of its training for the card.
 
     Where the run began with the weights of another one, images, FLOP and hours count both, and ``start`` names the first.
@@ -29,7 +30,8 @@ def trained_network(run: RunFolder) -> tuple[AtomsNet, dict[str, object]]:
     """
     recipe, facts = run.recipe(), run.facts()
     state = load_checkpoint(run.best)
-    network = build_network(recipe)
+    task = task_of(recipe)
+    network = task.build_network()
     network.load_state_dict(state["weights"])
     network.eval()
     start = dict(facts.get("start") or {"images_seen": 0, "flop": "0", "hours": 0.0})
@@ -47,7 +49,7 @@ def trained_network(run: RunFolder) -> tuple[AtomsNet, dict[str, object]]:
         "hours": round(start["hours"] + sum(row["seconds"] for row in history) / 3600, 2),
         "budget": "CPU budget" if str(facts["device"]) == "cpu" else f"{facts['processes']} GPU(s)",
         "validation_loss": float(f"{state['metrics']['loss']:.6g}"),
-        "validation_f1": round(float(state["metrics"]["f1"]), 4),
+        **{f"validation_{name}": round(float(state["metrics"][name]), 4) for name in task.shown},
     }
     if "commit" in start:
         training["start"] = f"a run of {start['epoch']} epochs at commit {start['commit']}"

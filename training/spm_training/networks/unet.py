@@ -1,0 +1,101 @@
+"""The U-Net that networks of this package are built on.
+
+Source: O. Ronneberger, P. Fischer, T. Brox, U-Net: convolutional networks for biomedical image segmentation, MICCAI 2015; with
+zero padding, so that the output is as large as the input, and batch norm.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DoubleConv", "UNet"]
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3×3 convolutions, each with batch norm and ReLU: ``(B, in, H, W)`` → ``(B, out, H, W)``."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            # The bias would be taken away by the batch norm's mean.
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNet(nn.Module):
+    """Encoder, bottleneck and decoder with skip links; what is read from them is up to the network built on it.
+
+    Parameters
+    ----------
+    base_width
+        Channels of the first level; every level below has twice as many, the bottleneck ``base_width · 2**depth``.
+    depth
+        Number of max-pools.
+
+    Attributes
+    ----------
+    stride
+        ``2**depth``: height and width of the input must be multiples of it.
+    bottleneck_width
+        Channels of the bottleneck.
+    """
+
+    def __init__(self, base_width: int, depth: int) -> None:
+        super().__init__()
+        if base_width < 1 or depth < 1:
+            raise ValueError(f"base_width and depth are at least 1, got {base_width} and {depth}")
+        self.base_width = base_width
+        self.depth = depth
+        self.stride: int = 2**depth
+        widths = [base_width * 2**level for level in range(depth + 1)]
+        self.bottleneck_width: int = widths[depth]
+        self.encoder = nn.ModuleList(
+            DoubleConv(1 if level == 0 else widths[level - 1], widths[level]) for level in range(depth)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.bottleneck = DoubleConv(widths[depth - 1], widths[depth])
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(widths[level + 1], widths[level], 2, stride=2) for level in reversed(range(depth))
+        )
+        self.decoder = nn.ModuleList(DoubleConv(2 * widths[level], widths[level]) for level in reversed(range(depth)))
+
+    @property
+    def halo_px(self) -> int:
+        """How far a decoded pixel looks in any direction, at most.
+
+        Each level has four 3×3 convolutions (two on the way down, two up) that reach ``2**level`` pixels each, the bottleneck
+        two; the grid of the max-pools adds up to ``stride − 1``.
+        """
+        return 4 * (self.stride - 1) + 2 * self.stride + self.stride - 1
+
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of an image.
+
+        Parameters
+        ----------
+        image
+            ``(B, 1, H, W)``; H and W multiples of `stride`.
+
+        Returns
+        -------
+        decoded
+            ``(B, base_width, H, W)``.
+        bottleneck
+            ``(B, bottleneck_width, H / stride, W / stride)``.
+        """
+        skips = []
+        x = image
+        for block in self.encoder:
+            x = block(x)  # (B, base_width · 2**level, H / 2**level, W / 2**level)
+            skips.append(x)
+            x = self.pool(x)
+        bottleneck = self.bottleneck(x)
+        x = bottleneck
+        for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
+            x = block(torch.cat((skip, up(x)), dim=1))
+        return x, bottleneck

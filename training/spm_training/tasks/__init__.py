@@ -1,0 +1,23 @@
+"""What can be trained: one task per kind of network.
+
+To add one: give its ``[network]`` table a model with a ``kind`` of its own in `spm_training.recipe`, write the network and a
+class that fulfils `Task`, and name both in `_TASKS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spm_training.recipe import Recipe
+from spm_training.tasks._task import Batch, Task, stacked
+from spm_training.tasks.atomid import AtomidTask
+from spm_training.tasks.atoms import AtomsTask
+
+__all__ = ["Batch", "Task", "stacked", "task_of"]
+
+_TASKS: dict[str, type[Task[Any, Any]]] = {"atoms": AtomsTask, "atomid": AtomidTask}
+
+
+def task_of(recipe: Recipe) -> Task[Any, Any]:
+    """The task that trains the network of a recipe."""
+    return _TASKS[recipe.network.kind](recipe)
