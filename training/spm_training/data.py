@@ -1,4 +1,4 @@
-"""Samples as pure functions of (seed, split, epoch, index), and the loaders that batch them.
+"""Samples of the atom finders as pure functions of (seed, split, epoch, index); `spm_training.loading` batches them.
 
 Because a sample depends on nothing else, the number of worker processes, the number of ranks and the moment of a resume
 cannot change what the network sees. No generator outlives a sample, so there is no state to save.
@@ -6,8 +6,6 @@ cannot change what the network sees. No generator outlives a sample, so there is
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -16,23 +14,20 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from spm_runtime.levelling import level_for_network
-from spm_training.recipe import DataOptions, Recipe, TargetOptions
+from spm_training.recipe import Recipe, TargetOptions
 from spm_training.simulate.columns import Scene, simulate_columns
 
 __all__ = [
     "AtomsBatch",
     "AtomsDataset",
-    "BatchSampler",
     "Split",
     "Target",
     "draw_scene",
     "rng_for",
     "target_of",
-    "train_loader",
-    "validation_batches",
 ]
 
 
@@ -175,90 +170,3 @@ class AtomsDataset(Dataset[Any]):
             torch.from_numpy(target.offset),
             torch.tensor(scene.spacing_px, dtype=torch.float32),
         )
-
-
-class BatchSampler(Sampler[list[tuple[int, int]]]):
-    """Keys of this rank's share of every global batch of one epoch.
-
-    Parameters
-    ----------
-    options
-        Batch size and steps.
-    rank, world_size
-        Which share this process takes: samples ``rank::world_size`` of every batch.
-
-    Notes
-    -----
-    The epoch and the first step are set before each pass; workers get whole keys, so they need not know the epoch.
-    """
-
-    def __init__(self, options: DataOptions, *, rank: int, world_size: int) -> None:
-        self.options = options
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.first_step = 0
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        batch = self.options.batch
-        for step in range(self.first_step, self.options.steps_per_epoch):
-            start = step * batch
-            yield [(self.epoch, index) for index in range(start + self.rank, start + batch, self.world_size)]
-
-    def __len__(self) -> int:
-        return self.options.steps_per_epoch - self.first_step
-
-
-def train_loader(
-    dataset: AtomsDataset, *, workers: int = 0, rank: int = 0, world_size: int = 1, pin_memory: bool = False
-) -> tuple[DataLoader[AtomsBatch], BatchSampler]:
-    """Loader of the training batches of this rank, and the sampler on which the epoch is set.
-
-    Parameters
-    ----------
-    dataset
-        Where the samples come from.
-    workers
-        Processes that simulate; 0 simulates in this one.
-    rank, world_size
-        Which share of every batch this process takes.
-    pin_memory
-        Put batches where a GPU can fetch them.
-    """
-    recipe = dataset.recipe
-    sampler = BatchSampler(recipe.data, rank=rank, world_size=world_size)
-    loader: DataLoader[AtomsBatch] = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        # The same everywhere; Windows and macOS have nothing else, and a fork inherits held locks.
-        multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        # Seeds that nothing here uses; without it every pass would draw from the global generator.
-        generator=torch.Generator().manual_seed(recipe.training.seed),
-    )
-    return loader, sampler
-
-
-def validation_batches(dataset: AtomsDataset, *, rank: int = 0, world_size: int = 1) -> list[AtomsBatch]:
-    """The share of this rank in the validation set, simulated once and kept; the same in every epoch and every run."""
-    options = dataset.recipe.data
-    mine = range(rank, options.validation_images, world_size)
-    local_batch = max(options.batch // world_size, 1)
-    return [
-        _collate([dataset[0, index] for index in mine[start : start + local_batch]])
-        for start in range(0, len(mine), local_batch)
-    ]
-
-
-def _collate(samples: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]) -> AtomsBatch:
-    return AtomsBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group: only the trainer acts on it, after the step it is in.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,11 @@
 """The scale of an image: how far its atoms are apart, and the image resampled so that a network is at ease with that.
 
-The spacing branch of the network looks at the middle of the image. Where its answer is outside the comfortable range the image
-is resampled to the nominal spacing and looked at again. Calibration is not used: it is often missing, and sometimes wrong.
+A small network reads the spacing off the power spectrum of the whole image (`spm_runtime.pipelines.spectrum`) and says how sure
+it is; where several readings are possible, the finder looks at the middle of the image at each of them and the one at which
+it sees what it knows is taken. A package without a scale network uses its own spacing branch instead: it looks at the middle of the
+image, which is resampled to the nominal spacing and looked at again until the answer is comfortable.
+
+Calibration is not used: it is often missing, and sometimes wrong.
 """
 
 from __future__ import annotations
@@ -13,21 +17,33 @@ from numpy.typing import NDArray
 from skimage.transform import resize
 
 from spm_runtime.levelling import normalise_contrast, remove_background
+from spm_runtime.pipelines.spectrum import log_polar_spectrum, period_of_bin
 from spm_runtime.pipelines.tiling import run_tiled
 from spm_runtime.scan import Scan
-from spm_runtime.session import Session
+from spm_runtime.session import Session, shared_session
 
-__all__ = ["ScaledScan", "find_scale", "interpolate"]
+__all__ = ["SCALE_NETWORK", "ScaledScan", "find_scale", "interpolate"]
 
-#: Spacings at which the network is used as it is; others are resampled to `NOMINAL_SPACING_PX`.
-COMFORTABLE_SPACING_PX = (6.0, 14.0)
-NOMINAL_SPACING_PX = 9.0
+#: Name under which a package carries the network that reads the scale.
+SCALE_NETWORK = "scale"
+#: Spacing to which images are resampled, and the spacings at which they are used as they are.
+NOMINAL_SPACING_PX = 7.0
+COMFORTABLE_SPACING_PX = (6.0, 8.5)
+#: The same of a network that finds the scale by looking.
+LOOK_NOMINAL_SPACING_PX = 9.0
+LOOK_COMFORTABLE_SPACING_PX = (6.0, 14.0)
 #: Side of the middle part from which the scale is taken.
 LOOK_PX = 512
 #: How often the image is resampled before the search is given up.
 MAX_LOOKS = 4
+#: Share of the distribution that a reading needs to be taken without a look, and to be looked at.
+CERTAIN_SHARE, POSSIBLE_SHARE = 0.75, 0.06
+#: Half the width of a reading, in bins; and how many readings are compared.
+_READING_BINS, _MAX_READINGS = 2, 3
+#: Side in network pixels of the middle part that is looked at to compare readings.
+COMPARE_PX = 192
 #: Bounds of the resampling, and of the resampled image.
-MIN_FACTOR, MAX_FACTOR = 1 / 16, 8.0
+MIN_FACTOR, MAX_FACTOR = 1 / 24, 8.0
 MAX_NETWORK_PIXELS = 2**25
 
 
@@ -48,7 +64,7 @@ class ScaledScan:
     spacing_px
         Mean nearest-neighbour spacing in network pixels.
     certain
-        Whether the spacing is in the comfortable range at this scale, or was given.
+        Whether the spacing was given, or read with confidence.
     confidence
         ``(h, w)`` float32, where the look covered the whole image already; None otherwise.
     """
@@ -75,7 +91,7 @@ def find_scale(scan: Scan, session: Session, *, given_px: float = 0.0) -> Scaled
     scan
         The scan; non-square pixels are made square.
     session
-        A network with the outputs ``confidence`` and ``spacing_px``.
+        The network that finds atoms, with the outputs ``confidence`` and ``spacing_px``; its package may carry a `SCALE_NETWORK`.
     given_px
         Spacing in pixels of the scan (geometric mean of both axes) where the user knows it; 0 to find it.
 
@@ -83,19 +99,88 @@ def find_scale(scan: Scan, session: Session, *, given_px: float = 0.0) -> Scaled
     -------
     ScaledScan
     """
-    low, high = COMFORTABLE_SPACING_PX
     aspect = _square_pixels(scan)
-    factor = 1.0
+    attached = session.package.attached.get(SCALE_NETWORK)
+    comfortable = LOOK_COMFORTABLE_SPACING_PX if attached is None else COMFORTABLE_SPACING_PX
+    nominal = LOOK_NOMINAL_SPACING_PX if attached is None else NOMINAL_SPACING_PX
     if given_px > 0:
         square_px = given_px * float(np.sqrt(aspect[0] * aspect[1]))
-        factor = (
-            1.0 if low <= square_px <= high else float(np.clip(NOMINAL_SPACING_PX / square_px, MIN_FACTOR, MAX_FACTOR))
-        )
-        scaled = _resample(scan, aspect, factor)
+        scaled = _resample(scan, aspect, _factor(square_px, nominal, comfortable))
         return replace(scaled, spacing_px=given_px * scaled.zoom, certain=True)
+    if attached is None:
+        return _by_looks(scan, session, aspect)
+    # The network is small: a GPU would not pay for the way to it.
+    spacing_px, certain = _by_spectrum(scan, session, shared_session(attached, "cpu"), aspect)
+    scaled = _resample(scan, aspect, _factor(spacing_px, nominal, comfortable))
+    square_zoom = scaled.zoom / float(np.sqrt(aspect[0] * aspect[1]))
+    return replace(scaled, spacing_px=spacing_px * square_zoom, certain=certain)
+
+
+def _factor(square_px: float, nominal: float, comfortable: tuple[float, float]) -> float:
+    """Factor that brings a spacing to the nominal one, 1 where it is comfortable already."""
+    low, high = comfortable
+    return 1.0 if low <= square_px <= high else float(np.clip(nominal / square_px, MIN_FACTOR, MAX_FACTOR))
+
+
+def _by_spectrum(
+    scan: Scan, session: Session, scale_session: Session, aspect: tuple[float, float]
+) -> tuple[float, bool]:
+    """Spacing in square pixels of the scan, and whether it is certain."""
+    square = _make_square(scan, aspect)
+    spectrum = log_polar_spectrum(square.image, square.valid)
+    name = scale_session.package.inputs[0].id
+    share = next(iter(scale_session.run({name: spectrum[None]}).values()))[0].astype(np.float64)
+    readings = _readings(share)
+    if readings[0][1] >= CERTAIN_SHARE or len(readings) == 1:
+        return readings[0][0], readings[0][1] >= CERTAIN_SHARE
+    judged = [(_plausible(square, session, spacing) * part, spacing) for spacing, part in readings]
+    total = sum(weight for weight, _ in judged)
+    best, spacing = max(judged)
+    return spacing, bool(total > 0 and best / total >= CERTAIN_SHARE)
+
+
+def _readings(share: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Spacings that a distribution over the bins allows, with their share, the likeliest first; at least one."""
+    left = share / share.sum()
+    bins = np.arange(len(left))
+    found: list[tuple[float, float]] = []
+    for _ in range(_MAX_READINGS):
+        top = int(np.argmax(left))
+        near = slice(max(top - _READING_BINS, 0), top + _READING_BINS + 1)
+        part = float(left[near].sum())
+        if found and part < POSSIBLE_SHARE:
+            break
+        found.append((float(period_of_bin(float((left[near] * bins[near]).sum() / part))), part))
+        left = left.copy()
+        left[near] = 0.0
+    return sorted(found, key=lambda reading: -reading[1])
+
+
+def _plausible(square: _Square, session: Session, spacing_px: float) -> float:
+    """How well the middle of the image at a spacing looks like what the finder knows, about 0 to 1.
+
+    Atoms stand out and are as far apart as was said: the mean confidence of the brightest pixels, one per expected atom, times a
+    Gaussian of the logarithm of the ratio between the spacing that the finder sees and the one that was said.
+    """
+    factor = float(np.clip(NOMINAL_SPACING_PX / spacing_px, MIN_FACTOR, MAX_FACTOR))
+    side = max(int(COMPARE_PX / factor), 8)
+    y, x = (max(0, (n - side) // 2) for n in square.image.shape)
+    cut = square.image[y : y + side, x : x + side]
+    shape = max(1, round(cut.shape[0] * factor)), max(1, round(cut.shape[1] * factor))
+    levelled = normalise_contrast(remove_background(interpolate(cut, shape, order=3)))
+    outputs = run_tiled(session, levelled)
+    seen = float(outputs["spacing_px"][0]) / (spacing_px * factor)
+    atoms = max(int(levelled.size / (spacing_px * factor) ** 2 / 2), 1)
+    brightest = np.partition(outputs["confidence"].ravel(), -atoms)[-atoms:]
+    return float(brightest.mean() * np.exp(-0.5 * (np.log(seen) / 0.2) ** 2)) + 1e-6
+
+
+def _by_looks(scan: Scan, session: Session, aspect: tuple[float, float]) -> ScaledScan:
+    """Look, resample, look again: for networks that know the scale by themselves."""
+    factor = 1.0
     for look in range(MAX_LOOKS):
         scaled = _look(session, _resample(scan, aspect, factor))
-        wanted = float(np.clip(factor * NOMINAL_SPACING_PX / scaled.spacing_px, MIN_FACTOR, MAX_FACTOR))
+        wanted = float(np.clip(factor * LOOK_NOMINAL_SPACING_PX / scaled.spacing_px, MIN_FACTOR, MAX_FACTOR))
         if scaled.certain or look == MAX_LOOKS - 1 or abs(wanted / factor - 1) < 0.02:
             break
         factor = wanted
@@ -114,6 +199,25 @@ def interpolate(image: NDArray[np.float32], shape: tuple[int, int], *, order: in
         image, shape, order=order, mode="edge", anti_aliasing=smaller, preserve_range=True, clip=False
     )
     return np.asarray(resized, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Square:
+    """A scan with square pixels: ``(h, w)`` finite heights and where they were measured."""
+
+    image: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+def _make_square(scan: Scan, aspect: tuple[float, float]) -> _Square:
+    valid = scan.valid
+    middle = np.float32(np.median(scan.image[valid])) if valid.any() else np.float32(0)
+    image = np.where(valid, scan.image - middle, np.float32(0))
+    if aspect == (1.0, 1.0):
+        return _Square(image, valid)
+    shape = max(1, round(scan.shape[0] * aspect[0])), max(1, round(scan.shape[1] * aspect[1]))
+    there = interpolate(valid.astype(np.float32), shape, order=1) > 0.99
+    return _Square(interpolate(image, shape, order=3), there)
 
 
 def _square_pixels(scan: Scan) -> tuple[float, float]:
@@ -150,7 +254,7 @@ def _look(session: Session, scaled: ScaledScan) -> ScaledScan:
     y, x = (max(0, (n - LOOK_PX) // 2) for n in scaled.levelled.shape)
     outputs = run_tiled(session, np.ascontiguousarray(scaled.levelled[y : y + LOOK_PX, x : x + LOOK_PX]))
     spacing = float(outputs["spacing_px"][0])
-    low, high = COMFORTABLE_SPACING_PX
+    low, high = LOOK_COMFORTABLE_SPACING_PX
     whole = outputs["confidence"].shape == scaled.levelled.shape
     return replace(
         scaled,

@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-__all__ = ["ANGLES", "BINS", "BINS_PER_OCTAVE", "CHANNELS", "MAX_SIDE_PX", "bin_of_period", "log_polar_spectrum", "period_of_bin"]
+__all__ = [
+    "ANGLES",
+    "BINS",
+    "BINS_PER_OCTAVE",
+    "CHANNELS",
+    "MAX_SIDE_PX",
+    "bin_of_period",
+    "log_polar_spectrum",
+    "period_of_bin",
+]
 
 #: Bins of the period on a logarithmic axis, from 2**0.5 px (the corner of the spectrum) on.
 BINS_PER_OCTAVE = 16
@@ -142,7 +151,10 @@ def _blur(values: NDArray[np.float32], *, sigma: float, step: int) -> NDArray[np
     smooth = ndimage.gaussian_filter(blocks, sigma / step, mode="nearest", truncate=3.0)
     y = np.clip((np.arange(height) + 0.5) / step - 0.5, 0, smooth.shape[0] - 1)
     x = np.clip((np.arange(width) + 0.5) / step - 0.5, 0, smooth.shape[1] - 1)
-    y0, x0 = np.minimum(y.astype(int), max(smooth.shape[0] - 2, 0)), np.minimum(x.astype(int), max(smooth.shape[1] - 2, 0))
+    y0, x0 = (
+        np.minimum(y.astype(int), max(smooth.shape[0] - 2, 0)),
+        np.minimum(x.astype(int), max(smooth.shape[1] - 2, 0)),
+    )
     wy, wx = (y - y0).astype(np.float32)[:, None], (x - x0).astype(np.float32)[None, :]
     y1, x1 = np.minimum(y0 + 1, smooth.shape[0] - 1), np.minimum(x0 + 1, smooth.shape[1] - 1)
     along = smooth[y0] * (1 - wy) + smooth[y1] * wy
