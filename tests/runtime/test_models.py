@@ -142,3 +142,57 @@ def test_parameters_are_checked():
 def test_a_package_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_package(SHIPPED).name = "other"
+
+
+def attach(folder, name="scale"):
+    """A second network: the first one's file under another name."""
+    content = (folder / "weights.onnx").read_bytes()
+    (folder / f"{name}.onnx").write_bytes(content)
+
+    def change(rdf):
+        tensors = {key: [{"id": t["id"], "test_tensor": t["test_tensor"]} for t in rdf[key]] for key in ("inputs", "outputs")}
+        entry = {"source": f"{name}.onnx", "sha256": hashlib.sha256(content).hexdigest(), "training": {}, **tensors}
+        rdf["config"]["spm"].setdefault("attachments", {})[name] = entry
+
+    edit(folder, change)
+
+
+def test_a_further_network_is_a_package_of_its_own_and_checked_like_one(package):
+    plain = load_package(package)
+    assert plain.attachments == {}
+    assert plain.reference.sha256 == plain.sha256
+    attach(package)
+    loaded = load_package(package)
+    assert loaded.attachments == {"scale": package.resolve() / "scale.onnx"}
+    second = loaded.attached["scale"]
+    assert second.name == f"{loaded.name}/scale"
+    assert second.verified_weights() == (package / "scale.onnx").read_bytes()
+    (package / "scale.onnx").write_bytes(b"something else")
+    with pytest.raises(ModelIntegrityError, match=r"scale\.onnx: sha256 is"):
+        second.verified_weights()
+
+
+def test_a_package_is_another_when_any_of_its_networks_is(package):
+    seen = {load_package(package).reference.sha256}
+    attach(package)
+    seen.add(load_package(package).reference.sha256)
+    edit(package, lambda rdf: rdf["config"]["spm"]["attachments"]["scale"].update(sha256="0" * 64))
+    seen.add(load_package(package).reference.sha256)
+    attach(package, "other")
+    seen.add(load_package(package).reference.sha256)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("missing", ["source", "sha256", "inputs", "outputs", "training"])
+def test_an_attachment_that_is_described_badly_is_named(package, missing):
+    attach(package)
+    edit(package, lambda rdf: rdf["config"]["spm"]["attachments"]["scale"].pop(missing))
+    with pytest.raises(ModelError, match=missing):
+        load_package(package)
+
+
+def test_an_attachment_never_leads_out_of_the_package(package):
+    attach(package)
+    edit(package, lambda rdf: rdf["config"]["spm"]["attachments"]["scale"].update(source="../scale.onnx"))
+    with pytest.raises(ModelIntegrityError, match="leads out of the package"):
+        load_package(package)

@@ -18,8 +18,8 @@ TINY = (
 )
 
 
-def tiny_recipe(*overrides):
-    return load_recipe("atoms", smoke=True, overrides=(*TINY, *overrides))
+def tiny_recipe(*overrides, name="atoms"):
+    return load_recipe(name, smoke=True, overrides=(*TINY, *overrides))
 
 
 def train(recipe, folder, **options):
@@ -35,6 +35,18 @@ def tiny():
 @pytest.fixture
 def run_fit():
     """Train a recipe into a folder."""
+    return train
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe_of():
+    """The same as `tiny`, for fixtures that outlive a test."""
+    return tiny_recipe
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """The same as `run_fit`, for fixtures that outlive a test."""
     return train
 
 

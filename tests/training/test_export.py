@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from spm_runtime.errors import ModelError, ModelIntegrityError, ParameterError
@@ -14,7 +15,8 @@ from spm_runtime.scan import Scan
 from spm_runtime.session import Session, self_test
 from spm_training import export as module
 from spm_training.evaluate import EvaluationOptions
-from spm_training.export import check_against_torch, export_run, trained_network
+from spm_training.export import ExportOptions, check_against_torch, export_run, trained_network
+from spm_training.graphs import AtomsGraph, Calibration
 from spm_training.networks.atoms import AtomsNet
 from spm_training.onnx_export import deployable
 from spm_training.recipe import load_recipe
@@ -25,7 +27,15 @@ from spm_training.run import RunFolder
 def package(finished_run, tmp_path_factory):
     """The package of the tiny run, not to be changed."""
     folder = tmp_path_factory.mktemp("models") / "atoms"
-    export_run(RunFolder(finished_run), folder, version="1.2.3")
+    export_run(RunFolder(finished_run), folder, ExportOptions("1.2.3"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference_run(tiny_recipe_of, trained, tmp_path_factory):
+    """A finished run of the paper's network."""
+    folder = tmp_path_factory.mktemp("run") / "atomid"
+    trained(tiny_recipe_of("training.epochs=1", name="atomid"), folder)
     return folder
 
 
@@ -43,6 +53,8 @@ def test_the_runtime_opens_and_reproduces_it(package):
         "weights.onnx",
         "test_input.npy",
         "test_output_confidence.npy",
+        "test_output_offset.npy",
+        "test_output_position_std.npy",
         "test_output_spacing.npy",
         "README.md",
     }
@@ -62,6 +74,9 @@ def test_the_test_input_is_levelled_and_not_square(package):
     assert 0.5 < image.std() < 2
     assert outputs["confidence"].shape == image.shape
     assert outputs["spacing_px"].shape == (1, 1)
+    assert outputs["offset_px"].shape == (1, 2, *image.shape[2:])
+    assert outputs["position_std_px"].shape == image.shape
+    assert outputs["position_std_px"].min() > 0
 
 
 def test_other_tools_can_open_it_without_network(package):
@@ -96,7 +111,7 @@ def test_scores_go_into_the_card_with_their_command(finished_run, tmp_path):
     seen = []
     options = EvaluationOptions(images=1, side_px=48, spacing_px=(8.0, 10.0))
     done = export_run(
-        RunFolder(finished_run), tmp_path / "atoms", version="0.1.0", options=options, on_image=seen.append
+        RunFolder(finished_run), tmp_path / "atoms", ExportOptions("0.1.0"), evaluation=options, on_image=seen.append
     )
     assert len(seen) == options.total == len(done.report.scores)
     assert "f1_clear" in load_package(done.folder).metrics
@@ -106,51 +121,93 @@ def test_scores_go_into_the_card_with_their_command(finished_run, tmp_path):
 
 
 def test_half_precision(finished_run, tmp_path):
-    done = export_run(RunFolder(finished_run), tmp_path / "atoms", version="0.1.0", half=True)
+    done = export_run(RunFolder(finished_run), tmp_path / "atoms", ExportOptions("0.1.0", half=True))
     assert done.difference < 1e-4
     assert load_package(done.folder).training["weights"] == "float16"
 
 
 def test_a_package_that_differs_from_torch_is_refused(package, finished_run):
     network, _ = trained_network(RunFolder(finished_run))
-    ready = deployable(network)
-    assert check_against_torch(ready, package) < 1e-4
-    ready.confidence_head.bias.data += 0.5
-    with pytest.raises(ModelIntegrityError, match=r"differ by 0\.\d+; expected at most 0\.0001"):
-        check_against_torch(ready, package)
-    ready.confidence_head.bias.data -= 0.5
-    ready.spacing_head[-1].bias.data += 0.01
-    with pytest.raises(ModelIntegrityError, match=r"differ by 0\.01"):
-        check_against_torch(ready, package)
+    graph = AtomsGraph(deployable(network)).eval()
+    loaded = load_package(package)
+    images = [np.random.default_rng(0).normal(size=(2, 1, 16, 24)).astype(np.float32)]
+    assert check_against_torch(graph, loaded, images) < 1e-4
+    graph.network.spacing_head[-1].bias.data += 0.01
+    with pytest.raises(ModelIntegrityError, match=r"differ by 0\.01; expected at most 0\.0001"):
+        check_against_torch(graph, loaded, images)
+    graph.network.spacing_head[-1].bias.data -= 0.01
+    graph.network.position_head[-1].bias.data[1] += 0.5
+    with pytest.raises(ModelIntegrityError, match=r"differ by 0\.\d+"):
+        check_against_torch(graph, loaded, images)
 
 
 def test_a_failed_export_leaves_nothing_behind(finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TORCH_TOLERANCE", -1.0)
     with pytest.raises(ModelIntegrityError):
-        export_run(RunFolder(finished_run), tmp_path / "atoms", version="0.1.0")
+        export_run(RunFolder(finished_run), tmp_path / "atoms", ExportOptions("0.1.0"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_a_package_is_ever_overwritten(finished_run, package, tmp_path):
     run = RunFolder(finished_run)
     with pytest.raises(ParameterError, match="--overwrite"):
-        export_run(run, package, version="2.0.0")
+        export_run(run, package, ExportOptions("2.0.0"))
     (tmp_path / "thesis.txt").write_text("irreplaceable", encoding="utf-8")
     with pytest.raises(ParameterError, match="exists already"):
-        export_run(run, tmp_path, version="2.0.0", overwrite=True)
+        export_run(run, tmp_path, ExportOptions("2.0.0"), overwrite=True)
     folder = Path(shutil.copytree(package, tmp_path / "atoms"))
-    export_run(run, folder, version="2.0.0", overwrite=True)
+    export_run(run, folder, ExportOptions("2.0.0"), overwrite=True)
     assert load_package(folder).version == "2.0.0"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["atoms", "thesis.txt"]
 
 
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(ParameterError, match=r"recipe\.toml|run\.json"):
-        export_run(RunFolder(tmp_path / "none"), tmp_path / "atoms", version="0.1.0")
+        export_run(RunFolder(tmp_path / "none"), tmp_path / "atoms", ExportOptions("0.1.0"))
 
 
 def test_a_run_without_a_best_epoch_is_named(finished_run, tmp_path):
     folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
     (folder / "best.pt").unlink()
     with pytest.raises(ModelError, match=r"best\.pt: not found"):
-        export_run(RunFolder(folder), tmp_path / "atoms", version="0.1.0")
+        export_run(RunFolder(folder), tmp_path / "atoms", ExportOptions("0.1.0"))
+
+
+def test_the_reference_is_a_package_without_positions(reference_run, tmp_path, rng):
+    done = export_run(RunFolder(reference_run), tmp_path / "atomid", ExportOptions("0.1.0"))
+    loaded = load_package(done.folder)
+    assert (loaded.name, loaded.task) == ("atomid", "atoms")
+    assert [output.id for output in loaded.outputs] == ["confidence", "spacing_px"]
+    result = analyse(Scan(rng.normal(size=(64, 80)).astype(np.float32)), "atoms", model=done.folder, device="cpu")
+    assert result.model.name == "atomid"
+
+
+def test_calibrated_scores_are_in_the_graph_and_in_the_description(finished_run, package, tmp_path):
+    knots = Calibration((-2.0, 0.3, 2.0), (0.0, 0.2, 1.0))
+    done = export_run(RunFolder(finished_run), tmp_path / "atoms", ExportOptions("0.1.0", calibration=knots))
+    spm = yaml.safe_load((done.folder / "rdf.yaml").read_text(encoding="utf-8"))["config"]["spm"]
+    assert spm["calibration"] == {"raw": [-2.0, 0.3, 2.0], "probability": [0.0, 0.2, 1.0]}
+    inputs, after = load_package(done.folder).test_tensors()
+    network, _ = trained_network(RunFolder(finished_run))
+    with torch.no_grad():
+        raw = network(torch.from_numpy(inputs["image"])).confidence.numpy()
+    np.testing.assert_allclose(after["confidence"], np.interp(raw, knots.raw, knots.probability), atol=1e-4)
+    assert "calibrated" in (done.folder / "README.md").read_text(encoding="utf-8")
+    assert "no probability" in (package / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_second_network_goes_into_the_same_package(finished_run, reference_run, package, tmp_path):
+    options = ExportOptions("0.1.0", attachments={"scale": RunFolder(reference_run)})
+    folder = export_run(RunFolder(finished_run), tmp_path / "atoms", options).folder
+    loaded = load_package(folder)
+    assert loaded.attachments == {"scale": folder.resolve() / "scale.onnx"}
+    second = loaded.attached["scale"]
+    assert self_test(Session(second, "cpu")) < 1e-4
+    assert [output.id for output in second.outputs] == ["confidence", "spacing_px"]
+    assert second.training["recipe"] == "atomid"
+    assert loaded.reference.sha256 != loaded.sha256 == load_package(package).sha256
+    rdf = yaml.safe_load((folder / "rdf.yaml").read_text(encoding="utf-8"))
+    assert rdf["attachments"] == [{"source": "scale.onnx", "sha256": second.sha256}]
+    (folder / "scale.onnx").write_bytes(b"something else")
+    with pytest.raises(ModelIntegrityError, match=r"scale\.onnx: sha256 is"):
+        Session(second, "cpu")

@@ -4,7 +4,16 @@ import pytest
 from pydantic import ValidationError
 
 from spm_runtime.errors import ParameterError
-from spm_training.recipe import Recipe, load_recipe, read_recipe, recipe_names, to_toml
+from spm_training.recipe import (
+    AtomidNetworkOptions,
+    CosineOptions,
+    Recipe,
+    StepOptions,
+    load_recipe,
+    read_recipe,
+    recipe_names,
+    to_toml,
+)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -63,6 +72,10 @@ def test_smoke_comes_before_set():
         ("simulator.spacing_min_px=40", "spacing_min_px 40.0 is above"),
         ('simulator.families=["cubic"]', r"unknown families \['cubic'\]"),
         ("data=3", "data"),
+        ("network.kind=unet", "network.*'atoms', 'atomid'"),
+        ("schedule.kind=linear", "schedule.*'plateau', 'step', 'cosine'"),
+        ("schedule.every_epochs=3", "schedule.plateau.every_epochs"),
+        ("optimiser.kind=sgd", "optimiser.kind"),
         ("data.batch", "KEY=VALUE"),
         ("=3", "KEY=VALUE"),
     ],
@@ -87,6 +100,47 @@ def test_unknown_recipes_and_broken_files_are_refused(tmp_path):
     no_smoke.write_text(to_toml(load_recipe("atoms")), encoding="utf-8")
     with pytest.raises(ParameterError, match=r"\[smoke\]"):
         load_recipe(str(no_smoke), smoke=True)
+
+
+def test_another_kind_starts_its_table_anew():
+    """What the old kind held is no part of the new one, whatever the order of the overrides."""
+    overrides = ["schedule.lr_min=1e-5", "schedule.kind=cosine", "network.kind=atomid", "optimiser.kind=adam"]
+    recipe = load_recipe("atoms", overrides=overrides)
+    assert recipe.schedule == CosineOptions(lr_min=1e-5)
+    assert recipe.network == AtomidNetworkOptions()
+    assert recipe.optimiser.kind == "adam"
+    assert recipe.optimiser.lr == load_recipe("atoms").optimiser.lr
+    same = load_recipe("atoms", overrides=["network.kind=atoms", "network.base_width=8"])
+    assert same.network.model_dump() == {**load_recipe("atoms").network.model_dump(), "base_width": 8}
+
+
+def test_a_cosine_needs_a_length_above_its_warm_up_and_a_floor_below_its_rate():
+    with pytest.raises(ParameterError, match=r"warmup_epochs 60 is not below training\.epochs 60"):
+        load_recipe("atoms", overrides=["schedule.kind=cosine", "schedule.warmup_epochs=60", "training.epochs=60"])
+    with pytest.raises(ParameterError, match=r"lr_min 0\.1 is above optimiser\.lr"):
+        load_recipe("atoms", overrides=["schedule.kind=cosine", "schedule.lr_min=0.1"])
+
+
+def test_recipes_of_older_runs_stay_readable(tmp_path):
+    """Before there was a choice there was one network and a table [plateau]."""
+    file = tmp_path / "recipe.toml"
+    new = load_recipe("atoms", overrides=["schedule.kind=plateau", "schedule.patience_epochs=7"])
+    text = to_toml(new).replace("[schedule]\nkind = \"plateau\"", "[plateau]")
+    file.write_text(text.replace('kind = "atoms"\n', ""), encoding="utf-8")
+    assert "[plateau]" in file.read_text(encoding="utf-8")
+    assert "schedule" not in file.read_text(encoding="utf-8")
+    assert read_recipe(file) == new
+    assert load_recipe(str(file), overrides=["plateau.patience_epochs=9"]).schedule.patience_epochs == 9
+
+
+def test_the_reference_is_the_printed_one():
+    """PolyU thesis, method chapter: rate 1e-3, a tenth every 50 epochs, 200 epochs, lambda 0.1."""
+    recipe = load_recipe("atomid")
+    assert (recipe.optimiser.lr, recipe.training.epochs, recipe.loss.confidence_weight) == (1e-3, 200, 0.1)
+    assert recipe.schedule == StepOptions(factor=0.1, every_epochs=50)
+    assert recipe.network == AtomidNetworkOptions(base_width=32, depth=4)
+    assert recipe.data.crop_px == 256
+    assert recipe.early_stopping.patience_epochs >= recipe.training.epochs
 
 
 def test_a_recipe_is_frozen():

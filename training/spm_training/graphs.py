@@ -14,10 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from spm_runtime.errors import ParameterError
+from spm_runtime.pipelines.spectrum import ANGLES, BINS, CHANNELS
 from spm_training.networks.atomid import AtomidNet
 from spm_training.networks.atoms import AtomsNet
 
-__all__ = ["AtomidGraph", "AtomsGraph", "Calibration", "ExportGraph", "FinderGraph", "TensorSpec", "read_calibration"]
+__all__ = [
+    "AtomidGraph",
+    "AtomsGraph",
+    "Calibration",
+    "ExportGraph",
+    "FinderGraph",
+    "ScaleGraph",
+    "TensorSpec",
+    "read_calibration",
+]
 
 
 @dataclass(frozen=True)
@@ -236,3 +246,30 @@ class AtomidGraph(FinderGraph):
         """``(B, 1, H, W)`` levelled image → confidence ``(B, 1, H, W)`` and spacing in pixels ``(B, 1)``."""
         confidence, spacing_px = self.network(image)
         return self.score(confidence), spacing_px[:, None].clamp(min=self.SPACING_MIN_PX)
+
+
+class ScaleGraph(ExportGraph):
+    """`spm_training.networks.scale.ScaleNet` as it is exported."""
+
+    INPUT = "spectrum"
+    OUTPUTS = (
+        TensorSpec(
+            "logits",
+            "Logarithm, up to a constant, of the probability of each bin of the period.",
+            tuple(str(bin_) for bin_ in range(BINS)),
+            is_map=False,
+        ),
+    )
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """``(B, CHANNELS, BINS, ANGLES)`` log-polar spectrum → logits ``(B, BINS)``."""
+        logits: Tensor = self.network(spectrum)
+        return logits
+
+    def example(self) -> Tensor:
+        """Two spectra."""
+        return torch.zeros(2, CHANNELS, BINS, ANGLES)
+
+    def free_axes(self) -> Mapping[int, Any]:
+        """The batch."""
+        return {0: torch.export.Dim("batch", min=1, max=4096)}

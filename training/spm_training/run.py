@@ -36,6 +36,7 @@ _FREE = (
     "training.pictures_every_epochs",
     "early_stopping.",
     "data.num_workers",
+    "data.cache",
     "parameters.",
     "card.",
     "cpu_gflops",

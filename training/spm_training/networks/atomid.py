@@ -42,7 +42,7 @@ class AtomidNet(UNet):
 
     Notes
     -----
-    7,848,482 parameters at base width 32 and depth 4 (a test counts them).
+    7,844,770 parameters at base width 32 and depth 4 (a test counts them).
     """
 
     def __init__(self, base_width: int = 32, depth: int = 4) -> None:

@@ -12,10 +12,11 @@ from spm_training.recipe import Recipe
 from spm_training.tasks._task import Batch, Task, stacked
 from spm_training.tasks.atomid import AtomidTask
 from spm_training.tasks.atoms import AtomsTask
+from spm_training.tasks.scale import ScaleTask
 
 __all__ = ["Batch", "Task", "stacked", "task_of"]
 
-_TASKS: dict[str, type[Task[Any, Any]]] = {"atoms": AtomsTask, "atomid": AtomidTask}
+_TASKS: dict[str, type[Task[Any, Any]]] = {"atoms": AtomsTask, "atomid": AtomidTask, "scale": ScaleTask}
 
 
 def task_of(recipe: Recipe) -> Task[Any, Any]:

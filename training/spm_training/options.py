@@ -1,0 +1,224 @@
+"""The tables of a recipe, as frozen models: every number that decides a training, with its unit, its bounds and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from spm_training.simulate.columns import FAMILIES
+
+__all__ = [
+    "AtomidNetworkOptions",
+    "AtomsNetworkOptions",
+    "CardOptions",
+    "CosineOptions",
+    "DataOptions",
+    "EarlyStoppingOptions",
+    "LossOptions",
+    "NetworkOptions",
+    "OptimiserOptions",
+    "Options",
+    "ParameterOptions",
+    "PlateauOptions",
+    "Positive",
+    "ScaleNetworkOptions",
+    "ScheduleOptions",
+    "SimulatorOptions",
+    "StepOptions",
+    "TargetOptions",
+    "TrainingOptions",
+]
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Options(BaseModel):
+    """A table: frozen, and strict about its keys."""
+
+    # extra="forbid": a misspelt key is an error, never ignored. strict=False lets 1 stand for 1.0.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class AtomsNetworkOptions(Options):
+    """Options of `spm_training.networks.atoms.AtomsNet`."""
+
+    kind: Literal["atoms"] = "atoms"
+    base_width: Count = 16
+    depth: Annotated[int, Field(ge=1, le=6)] = 4
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a crop are multiples of it."""
+        return 1 << self.depth
+
+
+class AtomidNetworkOptions(Options):
+    """Options of `spm_training.networks.atomid.AtomidNet`; the defaults are the paper's."""
+
+    kind: Literal["atomid"] = "atomid"
+    base_width: Count = 32
+    depth: Annotated[int, Field(ge=1, le=6)] = 4
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a crop are multiples of it."""
+        return 1 << self.depth
+
+
+class ScaleNetworkOptions(Options):
+    """Options of `spm_training.networks.scale.ScaleNet`."""
+
+    kind: Literal["scale"] = "scale"
+    width: Count = 24
+
+    @property
+    def stride(self) -> int:
+        """It sees spectra: crops may have any size."""
+        return 1
+
+
+#: A network by its ``kind``; `spm_training.tasks` has a task for each.
+NetworkOptions = Annotated[
+    AtomsNetworkOptions | AtomidNetworkOptions | ScaleNetworkOptions, Field(discriminator="kind")
+]
+
+
+class SimulatorOptions(Options):
+    """What the simulator may draw; an empty list of families means all of them."""
+
+    families: tuple[str, ...] = ()
+    spacing_min_px: Positive = 3.5
+    spacing_max_px: Positive = 32.0
+    #: Matched-filter detectability d′ of one full-height column in the white noise.
+    detectability_min: Positive = 3.5
+    detectability_max: Positive = 60.0
+
+    @pydantic.model_validator(mode="after")
+    def _sensible(self) -> SimulatorOptions:
+        unknown = sorted(set(self.families) - set(FAMILIES))
+        if unknown:
+            raise ValueError(f"unknown families {unknown}; expected some of {list(FAMILIES)}")
+        for name in ("spacing_{}_px", "detectability_{}"):
+            low, high = name.format("min"), name.format("max")
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} {getattr(self, low)} is above {high} {getattr(self, high)}")
+        return self
+
+
+class TargetOptions(Options):
+    """The confidence map that the network learns: Gaussians of peak 1 at the columns."""
+
+    #: σ of the Gaussian in units of the mean nearest-neighbour spacing.
+    sigma_fraction: Fraction = 0.18
+    #: Below this σ the peak between two pixels would be lost.
+    sigma_min_px: Positive = 0.7
+
+
+class LossOptions(Options):
+    """Weights of the terms of the loss; the networks' tasks say what the terms are."""
+
+    confidence_weight: Positive = 1.0
+    position_weight: Annotated[float, Field(ge=0)] = 0.01
+    spacing_weight: Annotated[float, Field(ge=0)] = 0.05
+
+
+class DataOptions(Options):
+    """Crops, batches and the worker processes that simulate them."""
+
+    #: Side of a training image.
+    crop_px: Count = 128
+    #: Images per optimiser step over all ranks together; divisible by the number of ranks.
+    batch: Count = 16
+    steps_per_epoch: Count = 200
+    validation_images: Count = 128
+    #: Simulated images that the training of a scale network draws its spectra from, turned and mirrored anew every time.
+    pool: Count = 20_000
+    #: Folder that keeps those spectra for the next run; empty keeps none.
+    cache: str = ""
+    #: Worker processes per rank that simulate: 0 simulates in the training process, -1 suits the machine.
+    num_workers: Annotated[int, Field(ge=-1)] = -1
+
+
+class OptimiserOptions(Options):
+    """Adam or AdamW (weight decay apart from the gradient), with clipped gradients."""
+
+    kind: Literal["adamw", "adam"] = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    #: Largest norm of the whole gradient; 0 does not clip.
+    grad_clip_norm: Annotated[float, Field(ge=0)] = 1.0
+
+
+class PlateauOptions(Options):
+    """The learning rate falls when the validation loss stands still."""
+
+    kind: Literal["plateau"] = "plateau"
+    factor: Fraction = 0.3
+    patience_epochs: Annotated[int, Field(ge=0)] = 5
+    lr_min: Annotated[float, Field(ge=0)] = 1e-6
+
+
+class StepOptions(Options):
+    """The learning rate falls every so many epochs; the defaults are those of the PolyU thesis, method chapter."""
+
+    kind: Literal["step"] = "step"
+    factor: Fraction = 0.1
+    every_epochs: Count = 50
+
+
+class CosineOptions(Options):
+    """The learning rate rises linearly for a short while, then falls along half a cosine to the last step."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    lr_min: Annotated[float, Field(ge=0)] = 1e-6
+
+
+#: A schedule of the learning rate by its ``kind``; `spm_training.optimisation` makes it.
+ScheduleOptions = Annotated[PlateauOptions | StepOptions | CosineOptions, Field(discriminator="kind")]
+
+
+class EarlyStoppingOptions(Options):
+    """The training ends when the validation loss has not fallen for this long."""
+
+    patience_epochs: Count = 20
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TrainingOptions(Options):
+    """How long, how exactly and how often it is saved."""
+
+    epochs: Count = 60
+    seed: Annotated[int, Field(ge=0)] = 0
+    #: Threads of one operator on the CPU; 0 suits the machine (see `spm_training.distributed.share_cores`). A resume is equal
+    #: bit for bit only with the same number.
+    threads: Annotated[int, Field(ge=0)] = 0
+    #: bfloat16 runs convolutions in bfloat16 (autocast) on CPU and GPU; weights stay float32.
+    precision: Literal["float32", "bfloat16"] = "float32"
+    #: Decay per step of the moving average of the weights, which is what is validated and exported; 0 is none.
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    #: Save `last.pt` also within an epoch, every so many steps; 0 only at its end.
+    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
+    #: Pictures of the validation set go to TensorBoard every so many epochs.
+    pictures_every_epochs: Count = 5
+
+
+class ParameterOptions(Options):
+    """Defaults of the parameters that the user of the exported model may change."""
+
+    filter_lower_bound: Fraction = 0.4
+    filter_window_size: Annotated[float, Field(gt=0, le=1.5)] = 0.6
+
+
+class CardOptions(Options):
+    """What the model card says that no training can find out."""
+
+    modalities: tuple[Literal["stm", "afm", "stem"], ...] = ("stem", "stm")
+    #: Range of pixel sizes of scans that the model is meant for.
+    pixel_size_min_nm: Positive = 0.003
+    pixel_size_max_nm: Positive = 0.25
+    known_failures: tuple[str, ...] = ()
