@@ -6,6 +6,7 @@
 `refine_gaussian`      sub-pixel positions with their standard deviation, by Gaussian fits
 `refine_centroid`      sub-pixel positions by iterated centroids: cheaper, less exact
 `sliding_median`       running median over a large window, the background of an image
+`resize`               an image on another grid, smoothed where it shrinks
 `warm`                 compiles all of them ahead of time
 =====================  ==============================================================================
 
@@ -27,6 +28,7 @@ from spm_kernels.background import sliding_median
 from spm_kernels.nms import box_nms
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import Centroids, GaussianFits, refine_centroid, refine_gaussian
+from spm_kernels.resample import resize
 
 __all__ = [
     "Centroids",
@@ -36,6 +38,7 @@ __all__ = [
     "local_maxima",
     "refine_centroid",
     "refine_gaussian",
+    "resize",
     "sliding_median",
     "warm",
 ]

@@ -21,7 +21,6 @@ Mask: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Scratch: TypeAlias = tuple[Floats, Floats, Floats]
-Grid: TypeAlias = tuple[Ints, Ints, tuple[int, int]]
 
 #: What a row of the table of fits holds; one row per column of atoms. ``NOISE`` is the residual variance, ``PRECISION``
 #: what the data say about ln σ (inverse variance), ``PULL`` the same for the common width. NaN where ``CONVERGED`` is 0.
@@ -40,13 +39,6 @@ MAX_STEPS = 50
 #: Range of σ that is believed: below, one pixel holds the whole peak; above, the disc sees only the top of a paraboloid.
 MIN_SIGMA_PX = 0.25
 MAX_SIGMA_RADII = 3.0
-
-#: Neighbours are looked for up to this many radii away (two spacings for a radius of 0.45 spacing) …
-REACH_RADII = 4.5
-#: … and their tails are cut where they have fallen to 4 × 10⁻⁵.
-TAIL_SIGMAS = 4.5
-#: Two inputs nearer than this many radii are one column: neither is subtracted from the other.
-SAME_RADII = 0.5
 
 
 @kernel()
@@ -67,10 +59,24 @@ def gather(
 
 
 @kernel()
-def _profile(centre: float, sigma: float, out: Floats) -> None:
-    """One factor of a Gaussian at the pixels 0, 1, 2 …: a disc needs far fewer exponentials than it has pixels."""
-    for i in range(len(out)):
-        out[i] = math.exp(-0.5 * ((i - centre) / sigma) ** 2)
+def profile(centre: float, sigma: float, out: NDArray[np.floating]) -> None:
+    """One factor of a Gaussian at the pixels 0, 1, 2 …, from the centre outwards.
+
+    Neighbouring values have a ratio that itself changes by a constant factor: three exponentials for the whole profile.
+    """
+    middle = min(max(round(centre), 0), len(out) - 1)
+    distance, curve = middle - centre, math.exp(-1.0 / sigma**2)
+    top = math.exp(-0.5 * (distance / sigma) ** 2)
+    value, ratio = top, math.exp(-(distance + 0.5) / sigma**2)
+    for i in range(middle, len(out)):
+        out[i] = value
+        value *= ratio
+        ratio *= curve
+    value, ratio = top, math.exp((distance - 0.5) / sigma**2)
+    for i in range(middle, -1, -1):
+        out[i] = value
+        value *= ratio
+        ratio *= curve
 
 
 # Sums in any order, products fused: vector code. NaN and infinity keep their meaning.
@@ -134,8 +140,8 @@ def _evaluate(
     y, x, log_sigma = at
     sigma = math.exp(log_sigma)
     along_y, along_x, s = scratch
-    _profile(y, sigma, along_y)
-    _profile(x, sigma, along_x)
+    profile(y, sigma, along_y)
+    profile(x, sigma, along_x)
     _sums(value, row, column, n, y, x, along_y, along_x, s)
     determinant = s[2] * n - s[0] * s[0]
     if not determinant > 1e-10 * s[2] * n:
@@ -275,49 +281,7 @@ def _fit(
 
 
 @kernel()
-def _subtract_neighbours(
-    i: int,
-    before: Floats,
-    grid: Grid,
-    radius: float,
-    value: Floats,
-    row: Ints,
-    column: Ints,
-    n: int,
-    top: int,
-    left: int,
-    scratch: Scratch,
-) -> None:
-    """Take the tails of a column's neighbours out of the pixels of its disc."""
-    along_y, along_x, _ = scratch
-    order, first, shape = grid
-    y, x = before[i, Y], before[i, X]
-    cell = REACH_RADII * radius
-    r, c = _cell_of(y, cell, shape[0]), _cell_of(x, cell, shape[1])
-    for v in range(max(r - 1, 0), min(r + 2, shape[0])):
-        for u in range(max(c - 1, 0), min(c + 2, shape[1])):
-            for t in range(first[v * shape[1] + u], first[v * shape[1] + u + 1]):
-                j = order[t]
-                if j == i or before[j, CONVERGED] == 0.0:
-                    continue
-                distance = math.hypot(before[j, Y] - y, before[j, X] - x)
-                sigma = math.exp(before[j, LOG_SIGMA])
-                if distance < SAME_RADII * radius or distance > min(cell, radius + TAIL_SIGMAS * sigma):
-                    continue
-                _profile(before[j, Y] - top, sigma, along_y)
-                _profile(before[j, X] - left, sigma, along_x)
-                for k in range(n):
-                    value[k] -= before[j, AMPLITUDE] * along_y[row[k]] * along_x[column[k]]
-
-
-@kernel()
-def _cell_of(coordinate: float, cell: float, cells: int) -> int:
-    """Index of the grid cell of a coordinate, clipped to the grid."""
-    return min(max(int(coordinate / cell), 0), cells - 1)
-
-
-@kernel()
-def _clear(fit: Floats) -> None:
+def clear(fit: Floats) -> None:
     """Mark a row of the table as not converged."""
     for i in range(COLUMNS):
         fit[i] = math.nan
@@ -330,13 +294,11 @@ def fit_all(
     usable: Mask,
     yx: Floats,
     before: Floats,
-    grid: Grid,
     radius: float,
     prior: tuple[float, float, float],
-    subtract: bool,
     fits: Floats,
 ) -> None:
-    """Fit every column once.
+    """Fit every column alone, once.
 
     Parameters
     ----------
@@ -346,15 +308,11 @@ def fit_all(
         ``(N, 2)`` positions that the user gave: a fit that ends farther than the radius from there has not converged.
     before
         ``(N, COLUMNS)`` fits of the pass before; the position is always set (to the user's where it did not converge).
-    grid
-        Columns sorted by grid cell, where each cell begins, and the number of cells along y and x.
     radius
         Radius of the disc in pixels.
     prior
         Expected ln σ, where every fit starts; its standard deviation (0: no pull towards it); and the noise variance
         that is assumed for columns that have not converged before.
-    subtract
-        Whether the tails of the neighbours are subtracted first.
     fits
         ``(N, COLUMNS)``, filled.
     """
@@ -365,16 +323,14 @@ def fit_all(
     expected, spread, usual_noise = prior
     for i in range(len(yx)):
         fit = fits[i]
-        _clear(fit)
+        clear(fit)
         y, x = before[i, Y], before[i, X]
         n, top, left = gather(image, usable, y, x, radius, value, row, column)
-        if subtract:
-            _subtract_neighbours(i, before, grid, radius, value, row, column, n, top, left, scratch)
         noise = before[i, NOISE] if before[i, CONVERGED] else usual_noise
         weight = noise / spread**2 if spread > 0.0 else 0.0
         _fit(value, row, column, n, (y - top, x - left, expected), (expected, weight), radius, scratch, fit)
         fit[Y] += top
         fit[X] += left
         if not math.hypot(fit[Y] - yx[i, 0], fit[X] - yx[i, 1]) <= radius:
-            _clear(fit)
+            clear(fit)
             fit[Y], fit[X] = yx[i, 0], yx[i, 1]

@@ -11,6 +11,7 @@ from spm_kernels.background import sliding_median
 from spm_kernels.nms import box_nms
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import refine_centroid, refine_gaussian
+from spm_kernels.resample import resize
 
 __all__ = ["warm"]
 
@@ -33,6 +34,7 @@ def warm() -> dict[str, float]:
         ("box_nms", lambda: box_nms(yx, np.ones(1, np.float32), side_px=4.0)),
         ("refine_gaussian", lambda: refine_gaussian(image, yx, radius_px=3.0)),
         ("refine_centroid", lambda: refine_centroid(image, yx, radius_px=3.0)),
+        ("resize", lambda: resize(image, (8, 20))),
         ("sliding_median", lambda: sliding_median(image, radius_px=2)),
     )
     seconds = {}

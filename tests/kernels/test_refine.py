@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from spm_kernels import _gaussian as core
 from spm_kernels import refine_centroid, refine_gaussian
 from spm_kernels._arrays import frozen
-from spm_kernels.refine import _grid
 
 SPACING = 12.0
 RADIUS = 0.45 * SPACING
@@ -101,8 +100,7 @@ def one_pass(image, usable, yx, radius):
     before[:, [core.Y, core.X]] = yx
     before[:, core.CONVERGED] = 0.0
     prior = (np.log(radius / 2), 0.0, 0.0)
-    grid = _grid(yx, image.shape, core.REACH_RADII * radius)
-    core.fit_all(frozen(image), frozen(usable), frozen(yx), before, grid, radius, prior, False, fits)
+    core.fit_all(frozen(image), frozen(usable), frozen(yx), before, radius, prior, fits)
     return fits
 
 
@@ -153,7 +151,7 @@ def test_a_clean_column_is_found_exactly(offset, sigma, amplitude, background, n
     image = (amplitude * (render(truth, sigma, (30, 33)) + background)).astype(np.float32)
     fit = refine_gaussian(image, np.array([[14.0, 17.0]]), radius_px=6.0, neighbours=neighbours)
     assert fit.converged.tolist() == [True]
-    np.testing.assert_allclose(fit.yx, truth, atol=1e-4)
+    np.testing.assert_allclose(fit.yx, truth, atol=3e-4)  # the start has a little weight
     np.testing.assert_allclose(fit.sigma_px, sigma, rtol=1e-3)
     np.testing.assert_allclose(fit.amplitude, amplitude, rtol=2e-3)
     np.testing.assert_allclose(fit.background, amplitude * background, rtol=1e-3, atol=abs(2e-3 * amplitude))
@@ -174,7 +172,7 @@ def test_standard_deviation_is_honest(rng, sigma, radius, detectability):
     bound = noise * np.sqrt(2 / np.pi)
     t = (radius / sigma) ** 2
     bound_in_disc = bound / np.sqrt(1 - np.exp(-t) * (1 + t))
-    assert 0.95 < rms(error) / bound_in_disc < 1.1
+    assert 0.9 < rms(error) / bound_in_disc < 1.1  # the start helps a little where the noise is strong
     assert np.abs(error.mean(axis=0)).max() < 4 * rms(error) / np.sqrt(len(error))
 
 
@@ -280,7 +278,7 @@ def test_no_positions():
 @pytest.mark.parametrize(
     ("relative_sigma", "alone", "subtracted"),
     # rms error in spacings that may not be exceeded; what the neighbours' tails do, without noise
-    [(0.2, 0.0008, 0.00005), (0.25, 0.006, 0.0012), (0.3, 0.022, 0.012), (0.35, 0.07, 0.045)],
+    [(0.2, 0.0008, 0.0001), (0.25, 0.006, 0.0012), (0.3, 0.022, 0.007), (0.35, 0.07, 0.025)],
 )
 @pytest.mark.parametrize("vacancies", [0.0, 0.1])
 def test_subtraction_removes_the_pull_of_the_neighbours(rng, relative_sigma, alone, subtracted, vacancies):
@@ -292,7 +290,7 @@ def test_subtraction_removes_the_pull_of_the_neighbours(rng, relative_sigma, alo
     bias = rms((fit.yx - truth)[inside]) / SPACING
     assert bias_without < alone
     assert bias < subtracted
-    assert bias < 0.75 * bias_without
+    assert bias < 0.5 * bias_without
 
 
 @pytest.mark.parametrize("relative_sigma", [0.2, 0.25, 0.3, 0.35])
@@ -306,15 +304,30 @@ def test_subtraction_is_stable_in_noise(rng, relative_sigma, noise):
     assert rms((fit.yx - truth)[use]) < 1.02 * rms((without.yx - truth)[use])
 
 
-@pytest.mark.parametrize("relative_sigma", [0.2, 0.25])
-def test_standard_deviation_is_honest_on_lattices(rng, relative_sigma):
-    error, std = [], []
-    for _ in range(6):
-        image, start, truth, inside = lattice_scene(rng, relative_sigma * SPACING, 0.1)
+@pytest.mark.parametrize("relative_sigma", [0.15, 0.2, 0.25, 0.3, 0.35])
+@pytest.mark.parametrize("detectability", [30, 15, 9])
+def test_standard_deviation_is_honest_on_lattices(rng, relative_sigma, detectability):
+    """Columns far apart up to such that overlap so much that their neighbours' tails add to the noise."""
+    score = []
+    noise = np.sqrt(np.pi) * relative_sigma * SPACING / detectability
+    for _ in range(3):
+        image, start, truth, inside = lattice_scene(rng, relative_sigma * SPACING, noise)
         fit = refine_gaussian(image, start, radius_px=RADIUS)
-        error.append((fit.yx - truth)[inside])
-        std.append(fit.yx_std_px[inside])
-    assert 0.93 < rms(np.concatenate(error)) / rms(np.concatenate(std)) < 1.07
+        good = inside & fit.converged
+        assert good.sum() > 0.9 * inside.sum()
+        score.append(((fit.yx - truth) / fit.yx_std_px[:, None])[good])
+    assert 0.87 < 1.4826 * np.median(np.abs(np.concatenate(score))) < 1.2
+
+
+def test_a_narrow_prior_holds_the_column(rng):
+    image, start, _, inside = lattice_scene(rng, 0.25 * SPACING, 0.5)
+    free = refine_gaussian(image, start, radius_px=RADIUS, prior_std_px=np.full(len(start), 5.0))
+    held = refine_gaussian(image, start, radius_px=RADIUS, prior_std_px=np.full(len(start), 0.05))
+    both = inside & free.converged & held.converged
+    assert rms((held.yx - start)[both]) < 0.1 * rms((free.yx - start)[both])
+    assert (held.yx_std_px[both] < 0.1).all()
+    with pytest.raises(ValueError, match="prior_std_px: expected 3 positive numbers"):
+        refine_gaussian(image, start[:3], radius_px=RADIUS, prior_std_px=np.zeros(3))
 
 
 def test_two_inputs_on_one_column_both_find_it():
@@ -333,16 +346,18 @@ def test_symmetries(rng, refine):
     order = rng.permutation(len(start))
     np.testing.assert_allclose(refine(image, start[order], radius_px=RADIUS).yx, found[order], atol=1e-6)
 
+    # The columns are visited row by row; what that leaves is far below the noise (standard deviation 0.05 px).
+    close = 1e-6 if refine is refine_centroid else 0.02
     transposed = refine(image.T, start[:, ::-1], radius_px=RADIUS).yx
-    np.testing.assert_allclose(transposed[:, ::-1], found, atol=1e-6)
+    np.testing.assert_allclose(transposed[:, ::-1], found, atol=close)
 
     flipped = refine(image[::-1], [height - 1, 0] + start * [-1, 1], radius_px=RADIUS).yx
-    np.testing.assert_allclose([height - 1, 0] + flipped * [-1, 1], found, atol=1e-6)
+    np.testing.assert_allclose([height - 1, 0] + flipped * [-1, 1], found, atol=close)
 
     canvas = np.full((260, 240), np.nan, np.float32)
     canvas[31:231, 17:217] = image
     shift = np.array([31, 17])
-    np.testing.assert_allclose(refine(canvas, start + shift, radius_px=RADIUS).yx - shift, found, atol=1e-6)
+    np.testing.assert_allclose(refine(canvas, start + shift, radius_px=RADIUS).yx - shift, found, atol=close)
 
 
 def test_scale_of_the_image_does_not_matter(rng):
