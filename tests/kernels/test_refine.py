@@ -339,25 +339,28 @@ def test_two_inputs_on_one_column_both_find_it():
 
 @pytest.mark.parametrize("refine", [refine_gaussian, refine_centroid])
 def test_symmetries(rng, refine):
-    image, start, _, _ = lattice_scene(rng, 0.25 * SPACING, 0.05)
+    image, start, _, inside = lattice_scene(rng, 0.25 * SPACING, 0.05)
     found = refine(image, start, radius_px=RADIUS).yx
     height = image.shape[0]
 
     order = rng.permutation(len(start))
     np.testing.assert_allclose(refine(image, start[order], radius_px=RADIUS).yx, found[order], atol=1e-6)
 
-    # The columns are visited row by row; what that leaves is far below the noise (standard deviation 0.05 px).
-    close = 1e-6 if refine is refine_centroid else 0.02
+    # The columns are visited row by row, until steps are small beside the noise (standard deviation 0.05 px). At the border,
+    # where neighbours are not listed, more is left to the path.
+    close, which = (1e-6, slice(None)) if refine is refine_centroid else (0.02, inside)
     transposed = refine(image.T, start[:, ::-1], radius_px=RADIUS).yx
-    np.testing.assert_allclose(transposed[:, ::-1], found, atol=close)
+    np.testing.assert_allclose(transposed[which, ::-1], found[which], atol=close)
 
     flipped = refine(image[::-1], [height - 1, 0] + start * [-1, 1], radius_px=RADIUS).yx
-    np.testing.assert_allclose([height - 1, 0] + flipped * [-1, 1], found, atol=close)
+    np.testing.assert_allclose(([height - 1, 0] + flipped * [-1, 1])[which], found[which], atol=close)
 
     canvas = np.full((260, 240), np.nan, np.float32)
     canvas[31:231, 17:217] = image
     shift = np.array([31, 17])
-    np.testing.assert_allclose(refine(canvas, start + shift, radius_px=RADIUS).yx - shift, found, atol=close)
+    np.testing.assert_allclose(
+        (refine(canvas, start + shift, radius_px=RADIUS).yx - shift)[which], found[which], atol=close
+    )
 
 
 def test_scale_of_the_image_does_not_matter(rng):
