@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.transform import resize
 
+from spm_training.simulate.crystals import CRYSTALS
 from spm_training.simulate.disturb import (
     add_noise,
     adsorbates,
@@ -31,11 +32,12 @@ from spm_training.simulate.lattices import ARRANGEMENTS
 from spm_training.simulate.place import disorder, place_arrangement
 from spm_training.simulate.scene import NOISE_LEVELS, REQUIRED_HEIGHT, Scene
 from spm_training.simulate.splat import sum_gaussians
+from spm_training.simulate.stem import simulate_crystal
 
 __all__ = ["FAMILIES", "NOISE_LEVELS", "PAPER_FAMILIES", "UNSEEN_FAMILIES", "Scene", "simulate_columns"]
 
 #: Families of structures that `simulate_columns` draws from.
-FAMILIES: tuple[str, ...] = tuple(ARRANGEMENTS)
+FAMILIES: tuple[str, ...] = (*CRYSTALS, *ARRANGEMENTS)
 
 #: The two materials of the PolyU thesis.
 PAPER_FAMILIES: tuple[str, ...] = ("mos2-2h", "res2-1t")
@@ -96,7 +98,7 @@ def simulate_columns(
     if unknown:
         raise ValueError(f"unknown families {unknown}; expected some of {list(FAMILIES)}")
     family = names[int(rng.integers(len(names)))]
-    simulate = _simulate
+    simulate = simulate_crystal if family in CRYSTALS else _simulate
     low, high = np.log(spacing_px)
     spacing = float(np.exp(low + (high - low) * rng.beta(2, 2)))
     d_prime = float(np.exp(rng.uniform(*np.log(detectability))))
@@ -133,9 +135,7 @@ def _simulate(rng: np.random.Generator, family: str, shape: tuple[int, int], spa
     if depth and len(vacancies):
         image -= sum_gaussians(vacancies, np.full(len(vacancies), depth), spacing * 0.45, shape)
     if len(holes):
-        image -= sum_gaussians(
-            holes, np.full(len(holes), rng.uniform(0.2, 0.9)), spacing * rng.uniform(0.35, 0.6), shape
-        )
+        image -= sum_gaussians(holes, np.full(len(holes), rng.uniform(0.2, 0.9)), spacing * rng.uniform(0.35, 0.6), shape)
     if height_field is not None:
         image += height_field
     cover = adsorbates(rng, shape, spacing, tall=stm)

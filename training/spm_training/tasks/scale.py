@@ -90,7 +90,7 @@ def _simulated_spectrum(
 ) -> tuple[NDArray[np.float16], float]:
     """Spectrum of one simulated image of any size and its true spacing; takes tens of milliseconds, hence the cache."""
     rng = rng_for(seed, Split(split), 0, number)
-    side = float(np.exp(rng.uniform(np.log(112), np.log(512))))
+    side = float(np.exp(rng.uniform(np.log(112), np.log(400))))
     shape = (round(side), round(side * rng.choice([1.0, 1.0, rng.uniform(0.5, 1.0)])))
     low, high = spacing_px[0], min(spacing_px[1], min(shape) / 5)
     spacing = float(np.exp(rng.uniform(np.log(low), np.log(max(high, low * 1.01)))))

@@ -1,0 +1,228 @@
+"""Scenes of crystals in a scanning transmission electron microscope.
+
+A column is the incoherent sum of the multislice responses of its single atoms (`spm_training.simulate.responses`), blurred by the
+size of the electron source and the atoms' vibration. Agreement with a full multislice calculation is tested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from spm_training.simulate.crystals import CRYSTALS, Crystal
+from spm_training.simulate.disturb import add_noise, adsorbates, arbitrary_units, background, slow_drift
+from spm_training.simulate.lattices import nearest_neighbour_distances
+from spm_training.simulate.place import disorder, random_pose
+from spm_training.simulate.responses import ELEMENTS, load_responses
+from spm_training.simulate.scene import REQUIRED_HEIGHT, Columns, Scene
+from spm_training.simulate.splat import sum_tables
+
+__all__ = ["simulate_crystal"]
+
+#: Families without a lattice: their scale is the width of their atoms.
+LONELY = ("isolated-atoms",)
+#: σ of a column over the "spacing" of atoms that have no neighbours.
+LONELY_WIDTH = 0.21
+#: Columns broader than this share of their spacing cannot be told apart; the microscope is made sharper.
+WIDEST = 0.31
+#: An element up to sulphur beside one from titanium on is light: the thesis does not annotate it, whatever its contrast.
+LIGHT_UP_TO, HEAVY_FROM = 16, 22
+#: Atomic number by symbol, of the elements that the responses know.
+ATOMIC_NUMBER = dict(zip(ELEMENTS, (
+    5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 20, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 38, 40, 41, 42, 44, 45, 46, 47, 48, 49, 50, 51, 52,
+    53, 55, 56, 57, 60, 72, 73, 74, 75, 77, 78, 79, 82, 83,
+), strict=True))  # fmt: skip
+#: Radius in nm of the trial crystal from which the spacing is measured.
+_TRIAL_NM = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Microscope:
+    """What one microscope makes of the kinds of columns of a crystal.
+
+    Parameters
+    ----------
+    tables
+        ``(K, T, T)`` float32 shapes, the brightest of peak 1.
+    to_table
+        ``(2, 2)`` steps of the table per pixel, the direction of the astigmatism included.
+    brightest
+        Index of the kind of peak 1.
+    """
+
+    tables: NDArray[np.float32]
+    to_table: NDArray[np.float64]
+    brightest: int
+
+    @property
+    def peaks(self) -> NDArray[np.float64]:
+        """``(K,)`` peak height of every kind."""
+        half = self.tables.shape[1] // 2
+        return self.tables[:, half, half].astype(np.float64)
+
+    def one(self, shift_yx: tuple[float, float] = (0.0, 0.0)) -> NDArray[np.float64]:
+        """Image of one brightest column in the middle of a field that holds it."""
+        reach = int(np.ceil(self.tables.shape[1] / 2 / np.sqrt(abs(np.linalg.det(self.to_table))))) + 1
+        where = np.array([[reach + shift_yx[0], reach + shift_yx[1]]])
+        kind = np.array([self.brightest], np.int32)
+        return sum_tables(where, np.ones(1), kind, self.tables, self.to_table, (2 * reach + 1, 2 * reach + 1))
+
+
+def simulate_crystal(
+    rng: np.random.Generator, family: str, shape: tuple[int, int], spacing: float, d_prime: float
+) -> Scene:
+    """Draw a scene of a crystal.
+
+    Parameters
+    ----------
+    rng
+        The only source of randomness.
+    family
+        A name in `spm_training.simulate.crystals.CRYSTALS`.
+    shape
+        ``(H, W)`` in pixels.
+    spacing
+        Mean nearest-neighbour distance of the required columns in pixels.
+    d_prime
+        Detectability of the brightest kind of column.
+    """
+    seed, trial = _trial(rng, family)
+    look = _draw_look(rng)
+    tables, width_nm = look.tables(trial)
+    spacing_nm = _spacing_nm(trial, tables)
+    sharper = min(1.0, WIDEST * spacing_nm / width_nm)
+    width_nm, step_nm = width_nm * sharper, look.step_nm * sharper
+    pixel_nm = (width_nm / LONELY_WIDTH if family in LONELY else spacing_nm) / spacing
+    radius_nm = (np.hypot(*shape) / 2 + 4 * spacing) * 1.06 * pixel_nm
+    crystal = CRYSTALS[family](np.random.default_rng(seed), max(radius_nm, _TRIAL_NM))
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    microscope = _normalised(look.tables(crystal)[0], turn * (pixel_nm / step_nm))
+
+    pose = random_pose(rng, shape, spacing)
+    count = len(crystal.yx_nm)
+    columns = Columns(pose(crystal.yx_nm / pixel_nm), np.ones(count), crystal.sublattice, crystal.kind)
+    columns = slow_drift(rng, columns, shape, spacing) if rng.random() < 0.4 else columns
+    columns, _ = disorder(rng, columns, shape, spacing)
+    image = sum_tables(columns.yx, columns.height, columns.kind, microscope.tables, microscope.to_table, shape)
+    image += _film(rng, crystal, microscope, pose(crystal.amorphous / pixel_nm), shape)
+    cover = adsorbates(rng, shape, spacing, tall=False)
+    image += cover
+    image += background(rng, shape, spacing)
+    alone = microscope.one()
+    noise = float(np.sqrt((alone**2).sum()) / d_prime)
+    image = add_noise(rng, image, noise, stm=False, spacing=spacing)
+
+    columns = columns.keep(np.all((columns.yx >= -0.5) & (columns.yx < np.asarray(shape) - 0.5), axis=1))
+    height = columns.height * microscope.peaks[columns.kind]
+    buried = ndimage.map_coordinates(cover, columns.yx.T, order=1, mode="nearest") > 0.25
+    return Scene(
+        image=arbitrary_units(rng, image),
+        yx_px=columns.yx,
+        required=(height >= REQUIRED_HEIGHT) & ~buried & ~_light(crystal)[columns.kind],
+        sublattice=columns.site,
+        crb_px=_bound(microscope, noise) / np.maximum(height, 1e-3),
+        spacing_px=spacing,
+        width_px=width_nm / pixel_nm,
+        detectability=d_prime,
+        noise_px=noise,
+        family=family,
+        contrast="stem",
+    )
+
+
+def _trial(rng: np.random.Generator, family: str) -> tuple[int, Crystal]:
+    """A seed and the small crystal that it makes; one with at least one column."""
+    while True:
+        seed = int(rng.integers(2**32))
+        crystal = CRYSTALS[family](np.random.default_rng(seed), _TRIAL_NM)
+        if len(crystal.yx_nm):
+            return seed, crystal
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Optics out of the tables, the step in nm of the shapes, and the blur of source and vibration in steps."""
+
+    optics: int
+    step_nm: float
+    blur_steps: float
+
+    def tables(self, crystal: Crystal) -> tuple[NDArray[np.float32], float]:
+        """Shapes ``(K, T, T)`` of the crystal's kinds, and the σ in nm of the brightest."""
+        responses = load_responses()
+        tables = np.stack([responses.kernel(self.optics, kind) for kind in crystal.kinds])
+        blur = (0, self.blur_steps, self.blur_steps)
+        tables = ndimage.gaussian_filter(tables, blur, mode="constant", truncate=3.0).astype(np.float32)
+        return tables, _peak_width(tables[int(np.argmax(tables.max(axis=(1, 2))))]) * self.step_nm
+
+
+def _draw_look(rng: np.random.Generator) -> _Look:
+    responses = load_responses()
+    step_nm = responses.step_nm * rng.uniform(0.85, 1.2)
+    return _Look(int(rng.integers(len(responses.optics))), step_nm, rng.uniform(0.025, 0.055) / step_nm)
+
+
+def _peak_width(table: NDArray[np.float32]) -> float:
+    """σ in steps of the Gaussian with the curvature of the peak, the mean of both axes."""
+    half = table.shape[0] // 2
+    reach = 2
+    top = float(table[half, half])
+    sides = np.mean([table[half + dy, half + dx] for dy, dx in ((reach, 0), (-reach, 0), (0, reach), (0, -reach))])
+    return float(reach / np.sqrt(2 * np.log(top / max(float(sides), 1e-9 * top))))
+
+
+def _normalised(tables: NDArray[np.float32], to_table: NDArray[np.float64]) -> _Microscope:
+    half = tables.shape[1] // 2
+    peaks = tables[:, half, half]
+    brightest = int(np.argmax(peaks))
+    return _Microscope(tables / peaks[brightest], to_table, brightest)
+
+
+def _spacing_nm(crystal: Crystal, tables: NDArray[np.float32]) -> float:
+    """Mean nearest-neighbour distance of the required columns in the middle of a crystal."""
+    half = tables.shape[1] // 2
+    peaks = tables[:, half, half]
+    required = (~_light(crystal) & (peaks / peaks.max() >= REQUIRED_HEIGHT))[crystal.kind]
+    yx = crystal.yx_nm[required]
+    distance = nearest_neighbour_distances(yx)
+    inner = np.hypot(*yx.T) <= 0.75 * _TRIAL_NM
+    chosen = distance[inner & np.isfinite(distance)] if inner.any() else distance[np.isfinite(distance)]
+    return float(chosen.mean()) if len(chosen) else 0.25
+
+
+def _light(crystal: Crystal) -> NDArray[np.bool_]:
+    """``(K,)`` which kinds hold nothing but light elements beside heavy ones."""
+    heaviest = np.array([max(ATOMIC_NUMBER[element] for element in kind) for kind in crystal.kinds])
+    return np.asarray((heaviest <= LIGHT_UP_TO) & (heaviest.max() >= HEAVY_FROM))
+
+
+def _film(
+    rng: np.random.Generator,
+    crystal: Crystal,
+    microscope: _Microscope,
+    yx: NDArray[np.float64],
+    shape: tuple[int, int],
+) -> NDArray[np.float64]:
+    """The amorphous film under the crystal: single atoms whose positions are not asked for."""
+    if not len(yx):
+        return np.zeros(shape)
+    share = (ATOMIC_NUMBER[crystal.amorphous_element] ** 1.7) / max(
+        sum(n * ATOMIC_NUMBER[e] ** 1.7 for e, n in kind.items()) for kind in crystal.kinds
+    )
+    kind = np.full(len(yx), microscope.brightest, np.int32)
+    height = np.full(len(yx), share * rng.uniform(0.6, 1.2))
+    return sum_tables(yx, height, kind, microscope.tables, microscope.to_table, shape)
+
+
+def _bound(microscope: _Microscope, noise: float) -> float:
+    """Cramér–Rao bound of the distance in pixels of one brightest column of known shape in white noise."""
+    half = 0.05
+    information = [
+        float((((microscope.one(plus) - microscope.one(minus)) / (2 * half)) ** 2).sum()) / noise**2
+        for plus, minus in (((half, 0.0), (-half, 0.0)), ((0.0, half), (0.0, -half)))
+    ]
+    return float(np.sqrt(sum(1 / value for value in information)))
