@@ -150,7 +150,9 @@ def attach(folder, name="scale"):
     (folder / f"{name}.onnx").write_bytes(content)
 
     def change(rdf):
-        tensors = {key: [{"id": t["id"], "test_tensor": t["test_tensor"]} for t in rdf[key]] for key in ("inputs", "outputs")}
+        tensors = {
+            key: [{"id": t["id"], "test_tensor": t["test_tensor"]} for t in rdf[key]] for key in ("inputs", "outputs")
+        }
         entry = {"source": f"{name}.onnx", "sha256": hashlib.sha256(content).hexdigest(), "training": {}, **tensors}
         rdf["config"]["spm"].setdefault("attachments", {})[name] = entry
 

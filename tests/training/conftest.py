@@ -8,8 +8,6 @@ from spm_training.run import RunFolder
 
 #: Smaller than the recipe's own [smoke]: these tests train many times.
 TINY = (
-    "network.base_width=2",
-    "network.depth=2",
     "data.crop_px=32",
     "data.batch=4",
     "data.steps_per_epoch=3",
@@ -18,8 +16,12 @@ TINY = (
 )
 
 
+UNET = ("network.base_width=2", "network.depth=2")
+TINY_NETWORKS = {"atoms": UNET, "atomid": UNET, "scale": ("network.width=4", "data.pool=8")}
+
+
 def tiny_recipe(*overrides, name="atoms"):
-    return load_recipe(name, smoke=True, overrides=(*TINY, *overrides))
+    return load_recipe(name, smoke=True, overrides=(*TINY, *TINY_NETWORKS[name], *overrides))
 
 
 def train(recipe, folder, **options):

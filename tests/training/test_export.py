@@ -196,18 +196,26 @@ def test_calibrated_scores_are_in_the_graph_and_in_the_description(finished_run,
     assert "no probability" in (package / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_second_network_goes_into_the_same_package(finished_run, reference_run, package, tmp_path):
-    options = ExportOptions("0.1.0", attachments={"scale": RunFolder(reference_run)})
+def test_a_second_network_goes_into_the_same_package(finished_run, tiny, run_fit, tmp_path):
+    run_fit(tiny("training.epochs=1", name="scale"), tmp_path / "scale")
+    options = ExportOptions("0.1.0", attachments={"scale": RunFolder(tmp_path / "scale")})
     folder = export_run(RunFolder(finished_run), tmp_path / "atoms", options).folder
     loaded = load_package(folder)
     assert loaded.attachments == {"scale": folder.resolve() / "scale.onnx"}
     second = loaded.attached["scale"]
     assert self_test(Session(second, "cpu")) < 1e-4
-    assert [output.id for output in second.outputs] == ["confidence", "spacing_px"]
-    assert second.training["recipe"] == "atomid"
-    assert loaded.reference.sha256 != loaded.sha256 == load_package(package).sha256
+    assert [output.id for output in second.outputs] == ["logits"]
+    assert second.training["recipe"] == "scale"
+    assert loaded.reference.sha256 != loaded.sha256
     rdf = yaml.safe_load((folder / "rdf.yaml").read_text(encoding="utf-8"))
     assert rdf["attachments"] == [{"source": "scale.onnx", "sha256": second.sha256}]
     (folder / "scale.onnx").write_bytes(b"something else")
     with pytest.raises(ModelIntegrityError, match=r"scale\.onnx: sha256 is"):
         Session(second, "cpu")
+
+
+def test_a_scale_network_alone_is_no_package(tiny, run_fit, tmp_path):
+    run_fit(tiny("training.epochs=1", name="scale"), tmp_path / "scale")
+    with pytest.raises(ParameterError, match="--scale-run"):
+        export_run(RunFolder(tmp_path / "scale"), tmp_path / "package", ExportOptions("0.1.0"))
+    assert not (tmp_path / "package").exists()

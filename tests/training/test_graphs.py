@@ -48,7 +48,13 @@ def test_the_probability_replaces_the_confidence_and_nothing_else():
 
 @pytest.mark.parametrize(
     ("raw", "probability"),
-    [((0.0,), (0.5,)), ((0.0, 1.0), (0.2,)), ((0.0, 0.0), (0.1, 0.2)), ((0.0, 1.0), (0.2, 0.2)), ((0.0, 1.0), (0.2, 1.2))],
+    [
+        ((0.0,), (0.5,)),
+        ((0.0, 1.0), (0.2,)),
+        ((0.0, 0.0), (0.1, 0.2)),
+        ((0.0, 1.0), (0.2, 0.2)),
+        ((0.0, 1.0), (0.2, 1.2)),
+    ],
 )
 def test_knots_that_are_no_rising_map_to_probabilities_are_refused(raw, probability):
     with pytest.raises(ParameterError, match="calibration"):

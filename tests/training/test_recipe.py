@@ -125,7 +125,7 @@ def test_recipes_of_older_runs_stay_readable(tmp_path):
     """Before there was a choice there was one network and a table [plateau]."""
     file = tmp_path / "recipe.toml"
     new = load_recipe("atoms", overrides=["schedule.kind=plateau", "schedule.patience_epochs=7"])
-    text = to_toml(new).replace("[schedule]\nkind = \"plateau\"", "[plateau]")
+    text = to_toml(new).replace('[schedule]\nkind = "plateau"', "[plateau]")
     file.write_text(text.replace('kind = "atoms"\n', ""), encoding="utf-8")
     assert "[plateau]" in file.read_text(encoding="utf-8")
     assert "schedule" not in file.read_text(encoding="utf-8")
