@@ -1,20 +1,28 @@
 """The evaluation: its images are its own, and a perfect finder is perfect."""
 
-import dataclasses
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from spm_runtime.errors import ParameterError
-from spm_training.evaluate import EvaluationOptions, Found, evaluate, evaluation_scenes, package_finder, score_scene
-from spm_training.metrics import count
-from spm_training.peers import LogFinder, strongest_period_px, tuned_finder
+from spm_training.evaluate import (
+    EvaluationOptions,
+    Found,
+    evaluate,
+    evaluate_all,
+    evaluation_scenes,
+    package_finder,
+    score_scene,
+    validation_scenes,
+)
+from spm_training.metrics import Counts
 from spm_training.report import Report, Subject
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS
 
-SMALL = EvaluationOptions(images=1, side_px=64, spacing_px=(7.0, 9.0))
+SMALL = EvaluationOptions(
+    1, 64, (7.0, 9.0), families=("square", "hexagonal", "honeycomb", "dichalcogenide", "isolated")
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +41,8 @@ SUBJECT = Subject("atoms", "1.0.0", "0" * 64)
 
 
 def test_every_family_is_shown_at_every_noise_level(scenes):
-    assert len(scenes) == SMALL.total == len(FAMILIES) * len(NOISE_LEVELS)
-    assert {(scene.family, noise) for noise, scene in scenes} == {(f, n) for f in FAMILIES for n in NOISE_LEVELS}
+    assert len(scenes) == SMALL.total == len(SMALL.families) * len(NOISE_LEVELS)
+    assert {(scene.family, noise) for noise, scene in scenes} == {(f, n) for f in SMALL.families for n in NOISE_LEVELS}
     for noise, scene in scenes:
         low, high = NOISE_LEVELS[noise]
         assert low <= scene.detectability <= high
@@ -72,33 +80,6 @@ def test_a_finder_with_a_known_error_scores_what_it_must(scenes):
     assert np.isnan(row.chamfer_px)
 
 
-def test_tables_for_people_and_for_programs(scenes, tmp_path):
-    report = Report(SUBJECT, SMALL, perfect(scenes))
-    data, text = report.save(tmp_path)
-    document = json.loads(data.read_text(encoding="utf-8"))
-    assert (document["name"], document["version"], document["sha256"]) == ("atoms", "1.0.0", "0" * 64)
-    assert document["command"] == "spm-train evaluate atoms --images 1 --side-px 64 --spacing-px 7 9"
-    assert document["rows"][0]["f1_quarter"] == 1.0
-    table = text.read_text(encoding="utf-8")
-    for group in ("all", "noise: low", "family: honeycomb"):
-        assert f"| {group} |" in table
-    lengths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
-    assert len(lengths) == 1
-    assert Report(SUBJECT, EvaluationOptions(), ()).command == "spm-train evaluate atoms"
-
-
-def test_families_outside_the_training_are_told_apart(scenes):
-    subject = dataclasses.replace(SUBJECT, families=("square", "hexagonal"))
-    rows = {row.group: row for row in Report(subject, SMALL, perfect(scenes)).rows()}
-    assert rows["families never trained on"].images == (len(FAMILIES) - 2) * len(NOISE_LEVELS)
-
-
-def test_the_headline_is_plain_numbers(scenes):
-    headline = Report(SUBJECT, SMALL, perfect(scenes)).headline()
-    assert headline["f1"] == headline["f1_clear"] == 1.0
-    assert all(type(value) is float for value in headline.values())
-
-
 def test_a_finder_is_called_once_for_every_image(scenes):
     truth = {scene.image.tobytes(): scene for _, scene in scenes}
     seen = []
@@ -109,41 +90,56 @@ def test_a_finder_is_called_once_for_every_image(scenes):
     assert Report(SUBJECT, SMALL, scores).rows()[0].f1_quarter == 1.0
 
 
-@pytest.mark.parametrize("period", [5.0, 9.0, 16.0])
-def test_the_strongest_period(period):
-    y, x = np.mgrid[:160, :128]
-    image = np.cos(2 * np.pi * y / period) * np.ones_like(x) + 0.3 * np.cos(2 * np.pi * x / period)
-    assert strongest_period_px(image.astype(np.float32)) == pytest.approx(period, rel=0.1)
+def test_finders_are_scored_side_by_side_and_timed_against_one_yardstick(scenes):
+    calls = []
+
+    def finder(name):
+        return lambda image: (calls.append(name), Found(np.zeros((0, 2)), 1.0))[1]
+
+    scores = evaluate_all({"a": finder("a"), "b": finder("b")}, SMALL, compare_time=True)
+    assert calls == ["a", "b"] * (SMALL.total + 1)  # the first image warms them up
+    for one, other in zip(scores["a"], scores["b"], strict=True):
+        assert one.blob_log_seconds == other.blob_log_seconds > 0
+    assert np.isnan(evaluate(finder("c"), SMALL)[0].blob_log_seconds)
 
 
-def test_the_peer_finds_a_clear_lattice_to_a_fraction_of_a_pixel():
-    """σ and distance as a tuning would choose them; the truth is where the cosines peak."""
-    y, x = np.mgrid[:96, :120]
-    image = np.cos(2 * np.pi * (y - 3.3) / 9) + np.cos(2 * np.pi * (x - 5.6) / 9)
-    found = LogFinder(0.22, 0.5, 0.6)(image.astype(np.float32))
-    truth = np.stack(np.meshgrid(np.arange(3.3, 95.4, 9), np.arange(5.6, 119.4, 9), indexing="ij"), -1).reshape(-1, 2)
-    counts = count(found.yx_px, truth, np.ones(len(truth), bool), 2.0)
-    assert counts.recall == 1.0
-    assert counts.precision > 0.95
-    assert counts.rms_px < 0.4
+def test_what_a_finder_says_of_each_position_is_kept(scenes):
+    noise, scene = next((n, s) for n, s in scenes if s.required.sum() > 10 and not s.required.all())
+    far = np.array([[-100.0, -100.0]])
+    yx = np.concatenate([scene.yx_px + 0.1, far])
+    score, std = np.linspace(0, 1, len(yx)), np.linspace(0.1, 0.2, len(yx))
+    kept = score_scene(Found(yx, 8.0, score, std), scene, noise=noise, seconds=0.0).detections
+    assert len(kept.score) == scene.required.sum() + 1  # those that answer optional columns are left out
+    np.testing.assert_array_equal(kept.is_true, np.arange(len(kept.score)) < scene.required.sum())
+    np.testing.assert_allclose((kept.found_yx_px - kept.true_yx_px)[kept.is_true], 0.1, atol=1e-9)
+    assert np.isnan(kept.true_yx_px[-1]).all()
+    np.testing.assert_array_equal(kept.score, np.append(score[:-1][scene.required], 1.0))
+    np.testing.assert_array_equal(kept.std_px, np.append(std[:-1][scene.required], 0.2))
+    assert score_scene(Found(yx, 8.0), scene, noise=noise, seconds=0.0).detections is None
 
 
-def test_the_peer_is_tuned_on_images_of_its_own(scenes, monkeypatch):
-    from spm_training import peers
+def test_errors_at_the_bound_score_one(scenes, rng):
+    """Positions that scatter by the bound of each column, counted over all of them."""
+    scores = []
+    for noise, scene in scenes:
+        error = rng.normal(size=scene.yx_px.shape) * scene.crb_px[:, None] / np.sqrt(2)
+        scores.append(score_scene(Found(scene.yx_px + error, 8.0), scene, noise=noise, seconds=0.0))
+    counts = sum((one.counts[0.5] for one in scores if one.noise == "clear"), Counts())
+    assert counts.true_positive > 100
+    assert counts.rms_over_bound == pytest.approx(1.0, abs=0.1)
 
-    monkeypatch.setattr(peers, "_SIGMAS", (0.22,))
-    monkeypatch.setattr(peers, "_DISTANCES", (0.5,))
-    seen = []
 
-    def fake_f1(finder, looks):
-        seen.extend(scene for scene, _, _ in looks)
-        return finder.threshold_std
+def test_the_default_is_every_family_and_a_family_has_the_same_images_in_any_company(scenes):
+    assert EvaluationOptions().families == FAMILIES
+    alone = list(evaluation_scenes(EvaluationOptions(1, 64, (7.0, 9.0), families=("honeycomb",))))
+    there = [scene for _, scene in scenes if scene.family == "honeycomb"]
+    assert all(np.array_equal(a.image, b.image) for (_, a), b in zip(alone, there, strict=True))
 
-    monkeypatch.setattr(peers, "_f1", fake_f1)
-    best = tuned_finder((7.0, 9.0), side_px=64)
-    assert best.threshold_std == max(peers._THRESHOLDS)
-    assert {scene.family for scene in seen} == set(FAMILIES)
-    assert not {scene.image.tobytes() for scene in seen} & {scene.image.tobytes() for _, scene in scenes}
+
+def test_validation_scenes_are_others(scenes):
+    others = list(validation_scenes(SMALL))
+    assert [(noise, scene.family) for noise, scene in others] == [(noise, scene.family) for noise, scene in scenes]
+    assert not {scene.image.tobytes() for _, scene in others} & {scene.image.tobytes() for _, scene in scenes}
 
 
 def test_an_unknown_task_has_no_evaluation():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spm_training.metrics import Counts, chamfer_px, count, match, unforgiven
+from spm_training.metrics import Counts, chamfer_px, count, judge, match, unforgiven
 
 points = arrays(np.float64, st.tuples(st.integers(0, 5), st.just(2)), elements=st.integers(0, 12).map(lambda n: n / 4))
 
@@ -127,3 +127,21 @@ def test_thousands_of_positions_are_matched_at_once(rng):
     found = (truth + rng.normal(0, 0.2, truth.shape))[rng.permutation(4000)]
     pairs = match(found, truth, 3.0)
     assert len(pairs) > 3990
+
+
+def test_every_position_is_judged_once():
+    truth = np.array([[0, 0], [5, 5], [9, 9]], float)
+    found = np.array([[0.2, 0], [5, 5.1], [20, 20], [0, 0.4]], float)
+    judged = judge(found, truth, np.array([True, False, True]), 1.0)
+    assert (judged.pairs.found.tolist(), judged.pairs.truth.tolist()) == ([0], [0])
+    assert (judged.forgiven.tolist(), judged.wrong.tolist(), judged.missed.tolist()) == ([1], [2, 3], [2])
+
+
+def test_the_bound_is_that_of_the_columns_that_were_found():
+    truth = np.array([[0, 0], [5, 5], [9, 9]], float)
+    crb = np.array([0.3, 0.4, 100.0])
+    counts = judge(truth[:2] + np.array([0.0, 0.5]), truth, np.ones(3, bool), 1.0).counts(crb)
+    assert counts.rms_over_bound == pytest.approx(0.5 / np.sqrt((0.09 + 0.16) / 2))
+    both = counts + Counts(2, 0, 0, 0.5, 0.25)
+    assert both.rms_over_bound == pytest.approx(np.sqrt(1.0 / 0.5))
+    assert np.isnan(judge(truth, truth, np.ones(3, bool), 1.0).counts().rms_over_bound)

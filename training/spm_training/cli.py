@@ -163,14 +163,27 @@ def export(
 
 @cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--peers", is_flag=True, help="Score a classical finder beside them, tuned on images of this kind.")
+@click.option("--peers", is_flag=True, help="Score other people's finders beside them, tuned on images of this kind.")
+@click.option("--real", type=FOLDER, metavar="DIR", help="Score on the real annotated images of this folder too.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Folder of the tables.")
 @click.option(
-    "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
+    "--images",
+    default=4,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Images per family and noise level; 0 with --real: real images only.",
 )
 @click.option("--side-px", default=256, show_default=True, type=click.IntRange(32), help="Side of an image in pixels.")
 @click.option(
     "--spacing-px", nargs=2, default=(4.0, 30.0), show_default=True, type=float, metavar="MIN MAX", help=SPACING
+)
+@click.option("--family", "families", multiple=True, help="Only this arrangement. Repeatable.  [default: all]")
+@click.option(
+    "--fit-calibration",
+    "knots",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Instead: fit score to probability on validation scenes and write what export --calibration reads.",
 )
 @click.option(
     "--device",
@@ -182,10 +195,13 @@ def export(
 def evaluate(
     names: tuple[str, ...],
     peers: bool,
+    real: Path | None,
     out: Path,
     images: int,
     side_px: int,
     spacing_px: tuple[float, float],
+    families: tuple[str, ...],
+    knots: Path | None,
     device: Device,
 ) -> None:
     """Score model packages, each NAME the name or the folder of one, through the runtime's own pipeline.
@@ -193,23 +209,30 @@ def evaluate(
     The images are simulated from a seed that no training uses. Tables are printed and written as JSON and Markdown.
     """
     from spm_runtime.models import find_model
-    from spm_training.evaluate import EvaluationOptions, Finder, package_finder
-    from spm_training.evaluate import evaluate as score
-    from spm_training.peers import NAME, tuned_finder
-    from spm_training.report import Report, Subject
+    from spm_training.calibration import fit_package, write_knots
+    from spm_training.comparison_run import run_comparison
+    from spm_training.evaluate import EvaluationOptions
+    from spm_training.simulate.columns import FAMILIES
 
     _check_range("--spacing-px", spacing_px)
-    options = EvaluationOptions(images=images, side_px=side_px, spacing_px=spacing_px)
+    if not images and (real is None or knots is not None):
+        raise ParameterError("--images 0: nothing to score; expected it with --real alone. Name a number of images.")
+    unknown = sorted(set(families) - set(FAMILIES))
+    if unknown:
+        raise ParameterError(f"--family {unknown[0]}: unknown; expected one of {', '.join(FAMILIES)}.")
+    options = EvaluationOptions(images, side_px, spacing_px, families or FAMILIES)
     packages = [find_model(name) for name in names]  # all names are right before the first hour is spent
-    entries: list[tuple[Subject, Finder]] = [(Subject.of(one), package_finder(one, device)) for one in packages]
-    if peers:
-        entries.append((Subject(NAME), tuned_finder(spacing_px)))
-    for subject, finder in entries:
-        with _bar(options.total, subject.name) as bar:
-            scores = score(finder, options, on_image=functools.partial(_advance, bar))
-        report = Report(subject, options, scores)
-        files = report.save(out)
-        click.echo(f"{subject.name} {subject.version}\n\n{report.markdown()}\nwritten: {', '.join(map(str, files))}\n")
+    if len({package.name for package in packages}) < len(packages):
+        raise ParameterError("NAME: two packages of the same name; expected different ones. Score them one at a time.")
+    if knots is None:
+        run_comparison(packages, options, out, peers=peers, real=real, device=device, bar=_bar, say=click.echo)
+        return
+    if len(packages) > 1:
+        raise ParameterError("--fit-calibration: several packages; expected one. Name one at a time.")
+    with _bar(options.total, "calibrating") as bar:
+        x, y = fit_package(packages[0], options, device, on_image=functools.partial(_advance, bar))
+    write_knots(knots, x, y)
+    click.echo(f"{len(x)} knots written: {knots}")
 
 
 @cli.command()

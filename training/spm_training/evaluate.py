@@ -9,33 +9,38 @@ is shown at every noise level (d′ as `spm_training.simulate.columns.NOISE_LEVE
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.feature import blob_log
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines import analyse
 from spm_runtime.scan import Scan
 from spm_runtime.session import Device
-from spm_training.data import Split
-from spm_training.metrics import Counts, chamfer_px, count, unforgiven
+from spm_training.data import Split, rng_for
+from spm_training.metrics import Counts, Judgement, chamfer_px, judge
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS, Scene, simulate_columns
 
 __all__ = [
     "EVALUATION_SEED",
     "TOLERANCES",
+    "Detections",
     "EvaluationOptions",
     "Finder",
     "Found",
     "ImageScore",
+    "blob_log_seconds",
     "evaluate",
+    "evaluate_all",
     "evaluation_scenes",
     "package_finder",
     "score_scene",
+    "validation_scenes",
 ]
 
 #: Seed of the evaluation set; changing it would make the published tables incomparable.
@@ -57,16 +62,48 @@ class EvaluationOptions:
         Side of an image.
     spacing_px
         Range of the spacing.
+    families
+        Names out of `FAMILIES`.
     """
 
     images: int = 4
     side_px: int = 256
     spacing_px: tuple[float, float] = (4.0, 30.0)
+    families: tuple[str, ...] = FAMILIES
 
     @property
     def total(self) -> int:
         """Number of all images."""
-        return self.images * len(FAMILIES) * len(NOISE_LEVELS)
+        return self.images * len(self.families) * len(NOISE_LEVELS)
+
+    def kinds(self) -> Iterator[tuple[str, int, str, int]]:
+        """Family and noise level, each followed by its index: a family's images are the same whatever others there are."""
+        for family in self.families:
+            for index, noise in enumerate(NOISE_LEVELS):
+                yield family, FAMILIES.index(family), noise, index
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a finder with scores said of the judged positions of an image (those that answer optional columns are left out).
+
+    Parameters
+    ----------
+    score
+        ``(N,)`` scores in [0, 1].
+    is_true
+        ``(N,)`` whether the position is right within 0.25 of the spacing.
+    found_yx_px, true_yx_px
+        ``(N, 2)`` positions; the true one is NaN where there is none.
+    std_px
+        ``(N,)`` standard deviation of one coordinate as the finder believes it, NaN where it says none.
+    """
+
+    score: NDArray[np.float64]
+    is_true: NDArray[np.bool_]
+    found_yx_px: NDArray[np.float64]
+    true_yx_px: NDArray[np.float64]
+    std_px: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -87,6 +124,10 @@ class ImageScore:
         Sum of both mean nearest distances between found and required positions.
     seconds
         Time of the whole pipeline.
+    blob_log_seconds
+        Time of scikit-image's `blob_log` on the same image; NaN where it was not measured.
+    detections
+        Scores and errors of the single positions, None from a finder without scores.
     """
 
     family: str
@@ -96,37 +137,77 @@ class ImageScore:
     counts: dict[float, Counts]
     chamfer_px: float
     seconds: float
+    blob_log_seconds: float = float("nan")
+    detections: Detections | None = field(default=None, compare=False)
 
 
 def evaluation_scenes(options: EvaluationOptions) -> Iterator[tuple[str, Scene]]:
     """Noise level and scene, one after the other, the same for the same options."""
-    for family_index, family in enumerate(FAMILIES):
-        for noise_index, (noise, detectability) in enumerate(NOISE_LEVELS.items()):
-            for index in range(options.images):
-                entropy = (EVALUATION_SEED, int(Split.EVALUATION), family_index, noise_index, index)
-                scene = simulate_columns(
-                    np.random.default_rng(np.random.SeedSequence(entropy)),
-                    shape=(options.side_px, options.side_px),
-                    families=[family],
-                    spacing_px=options.spacing_px,
-                    detectability=detectability,
-                )
-                yield noise, scene
+    for family, family_index, noise, noise_index in options.kinds():
+        for index in range(options.images):
+            entropy = (EVALUATION_SEED, int(Split.EVALUATION), family_index, noise_index, index)
+            yield noise, _scene(np.random.default_rng(np.random.SeedSequence(entropy)), options, family, noise)
+
+
+def validation_scenes(options: EvaluationOptions) -> Iterator[tuple[str, Scene]]:
+    """Like `evaluation_scenes`, but of the validation split: what may be looked at to tune or to calibrate."""
+    for family, family_index, noise, noise_index in options.kinds():
+        for index in range(options.images):
+            # The peers are tuned on the first indices.
+            rng = rng_for(
+                EVALUATION_SEED, Split.VALIDATION, family_index * len(NOISE_LEVELS) + noise_index, 1000 + index
+            )
+            yield noise, _scene(rng, options, family, noise)
+
+
+def _scene(rng: np.random.Generator, options: EvaluationOptions, family: str, noise: str) -> Scene:
+    return simulate_columns(
+        rng,
+        shape=(options.side_px, options.side_px),
+        families=[family],
+        spacing_px=options.spacing_px,
+        detectability=NOISE_LEVELS[noise],
+    )
 
 
 class Found(NamedTuple):
-    """What a finder says of an image: ``(N, 2)`` positions and the mean spacing, both in pixels."""
+    """What a finder says of an image.
+
+    Parameters
+    ----------
+    yx_px
+        ``(N, 2)`` positions in pixels.
+    spacing_px
+        Mean spacing in pixels.
+    score
+        ``(N,)`` confidence in [0, 1] of every position, or None.
+    position_std_px
+        ``(N,)`` standard deviation of one coordinate in pixels, NaN where unknown, or None.
+    """
 
     yx_px: NDArray[np.float64]
     spacing_px: float
+    score: NDArray[np.floating] | None = None
+    position_std_px: NDArray[np.floating] | None = None
 
 
 #: Takes an ``(H, W)`` image as a microscope saves it.
 Finder = Callable[[NDArray[np.float32]], Found]
 
 
-def package_finder(package: ModelPackage, device: Device = "cpu") -> Finder:
+def package_finder(
+    package: ModelPackage, device: Device = "cpu", *, params: Mapping[str, float] | None = None
+) -> Finder:
     """The runtime's own pipeline with a model package.
+
+    Parameters
+    ----------
+    package
+        A package of the task ``atoms``.
+    device
+        Where the runtime computes.
+    params
+        Model parameters that differ from the package's defaults.
 
     Raises
     ------
@@ -139,10 +220,11 @@ def package_finder(package: ModelPackage, device: Device = "cpu") -> Finder:
         )
 
     def find(image: NDArray[np.float32]) -> Found:
-        result = analyse(Scan(image), "atoms", model=package.folder, device=device)
-        if result.atoms is None:
+        result = analyse(Scan(image), "atoms", model=package.folder, device=device, params=params)
+        atoms = result.atoms
+        if atoms is None:
             raise RuntimeError("the atoms pipeline returned a result without atoms")
-        return Found(result.atoms.yx_px, result.quantities["predicted_spacing_px"])
+        return Found(atoms.yx_px, result.quantities["predicted_spacing_px"], atoms.score, atoms.position_std_px)
 
     return find
 
@@ -150,45 +232,93 @@ def package_finder(package: ModelPackage, device: Device = "cpu") -> Finder:
 def evaluate(
     finder: Finder, options: EvaluationOptions, *, on_image: Callable[[ImageScore], object] | None = None
 ) -> list[ImageScore]:
-    """Score a finder on the whole evaluation set.
+    """Score one finder on the whole evaluation set; parameters as of `evaluate_all`."""
+    return evaluate_all({"": finder}, options, on_image=on_image)[""]
+
+
+def evaluate_all(
+    finders: Mapping[str, Finder],
+    options: EvaluationOptions,
+    *,
+    compare_time: bool = False,
+    on_image: Callable[[ImageScore], object] | None = None,
+) -> dict[str, list[ImageScore]]:
+    """Score finders side by side, image after image, so that whatever else slows the machine down slows all of them.
 
     Parameters
     ----------
-    finder
-        What is scored.
+    finders
+        What is scored, by name. Each sees the first image once before the clock runs: compiling and loading are not counted.
     options
         Which images.
+    compare_time
+        Whether to measure `blob_log_seconds` of every image too.
     on_image
-        Called after every image, for a progress bar.
+        Called after every image of every finder, for a progress bar.
 
     Returns
     -------
-    One score per image.
+    By the same names one score per image.
     """
-    scores = []
-    for noise, scene in evaluation_scenes(options):
-        started = time.perf_counter()
-        found = finder(scene.image)
-        score = score_scene(found, scene, noise=noise, seconds=time.perf_counter() - started)
-        scores.append(score)
-        if on_image is not None:
-            on_image(score)
+    scores: dict[str, list[ImageScore]] = {name: [] for name in finders}
+    for index, (noise, scene) in enumerate(evaluation_scenes(options)):
+        if not index:
+            for finder in finders.values():
+                finder(scene.image)
+        reference = blob_log_seconds(scene.image) if compare_time else float("nan")
+        for name, finder in finders.items():
+            started = time.perf_counter()
+            found = finder(scene.image)
+            seconds = time.perf_counter() - started
+            score = score_scene(found, scene, noise=noise, seconds=seconds, blob_log_seconds=reference)
+            scores[name].append(score)
+            if on_image is not None:
+                on_image(score)
     return scores
 
 
-def score_scene(found: Found, scene: Scene, *, noise: str, seconds: float) -> ImageScore:
+def blob_log_seconds(image: NDArray[np.float32]) -> float:
+    """Time that scikit-image's `blob_log` takes for an image brought to [0, 1], every setting at its default: a yardstick."""
+    started = time.perf_counter()
+    low, span = float(image.min()), float(np.ptp(image)) or 1.0
+    blob_log((image - low) / span)  # type: ignore[no-untyped-call]
+    return time.perf_counter() - started
+
+
+def score_scene(
+    found: Found, scene: Scene, *, noise: str, seconds: float, blob_log_seconds: float = float("nan")
+) -> ImageScore:
     """Score what was found in a scene against its truth."""
-    counts = {
-        tolerance: count(found.yx_px, scene.yx_px, scene.required, tolerance * scene.spacing_px)
+    judged = {
+        tolerance: judge(found.yx_px, scene.yx_px, scene.required, tolerance * scene.spacing_px)
         for tolerance in TOLERANCES
     }
-    judged = unforgiven(found.yx_px, scene.yx_px, scene.required, TOLERANCES[0] * scene.spacing_px)
+    strict = judged[TOLERANCES[0]]
     return ImageScore(
         family=scene.family,
         noise=noise,
         spacing_px=scene.spacing_px,
         found_spacing_px=found.spacing_px,
-        counts=counts,
-        chamfer_px=chamfer_px(judged, scene.yx_px[scene.required]),
+        counts={tolerance: one.counts(scene.crb_px) for tolerance, one in judged.items()},
+        chamfer_px=chamfer_px(np.delete(found.yx_px, strict.forgiven, axis=0), scene.yx_px[scene.required]),
         seconds=seconds,
+        blob_log_seconds=blob_log_seconds,
+        detections=_detections(found, scene, strict),
+    )
+
+
+def _detections(found: Found, scene: Scene, judged: Judgement) -> Detections | None:
+    if found.score is None:
+        return None
+    count = len(found.yx_px)
+    truth = np.full((count, 2), np.nan)
+    truth[judged.pairs.found] = scene.yx_px[judged.pairs.truth]
+    std = np.full(count, np.nan) if found.position_std_px is None else np.asarray(found.position_std_px, np.float64)
+    kept = np.setdiff1d(np.arange(count), judged.forgiven)
+    return Detections(
+        score=np.asarray(found.score, np.float64)[kept],
+        is_true=np.isfinite(truth[kept, 0]),
+        found_yx_px=np.asarray(found.yx_px, np.float64)[kept],
+        true_yx_px=truth[kept],
+        std_px=std[kept],
     )

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-__all__ = ["Counts", "Matches", "chamfer_px", "count", "match", "unforgiven"]
+__all__ = ["Counts", "Judgement", "Matches", "chamfer_px", "count", "judge", "match", "unforgiven"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +115,15 @@ class Counts:
         The counts.
     square_distance_px2
         Sum of the squared distances of the true positives.
+    square_bound_px2
+        Sum of the squared Cramér–Rao bounds of the same positives; 0 where they are unknown.
     """
 
     true_positive: int = 0
     false_positive: int = 0
     false_negative: int = 0
     square_distance_px2: float = 0.0
+    square_bound_px2: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -128,6 +131,7 @@ class Counts:
             self.false_positive + other.false_positive,
             self.false_negative + other.false_negative,
             self.square_distance_px2 + other.square_distance_px2,
+            self.square_bound_px2 + other.square_bound_px2,
         )
 
     @property
@@ -159,14 +163,48 @@ class Counts:
         """Root mean square distance of the true positives; NaN when there are none."""
         return float(np.sqrt(self.square_distance_px2 / self.true_positive)) if self.true_positive else float("nan")
 
+    @property
+    def rms_over_bound(self) -> float:
+        """Root mean square distance over the root mean square Cramér–Rao bound of the same positions; NaN without either."""
+        known = self.true_positive > 0 and self.square_bound_px2 > 0
+        return float(np.sqrt(self.square_distance_px2 / self.square_bound_px2)) if known else float("nan")
 
-def count(
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What became of every found and every required position.
+
+    Parameters
+    ----------
+    pairs
+        Right ones; `Matches.truth` counts all true positions, required or not.
+    forgiven
+        ``(K,)`` int64 indices of the found positions that answer an optional true one: neither right nor wrong.
+    wrong
+        ``(L,)`` int64 indices of the other found positions.
+    missed
+        ``(P,)`` int64 indices of the required true positions without a pair.
+    """
+
+    pairs: Matches
+    forgiven: NDArray[np.int64]
+    wrong: NDArray[np.int64]
+    missed: NDArray[np.int64]
+
+    def counts(self, crb_px: NDArray[np.float64] | None = None) -> Counts:
+        """The numbers; `crb_px` is the ``(M,)`` Cramér–Rao bound of the distance of every true position."""
+        bound = 0.0 if crb_px is None else float(np.sum(crb_px[self.pairs.truth] ** 2))
+        distance = float(np.sum(self.pairs.distance_px**2))
+        return Counts(len(self.pairs), len(self.wrong), len(self.missed), distance, bound)
+
+
+def judge(
     found_yx_px: NDArray[np.float64],
     true_yx_px: NDArray[np.float64],
     required: NDArray[np.bool_],
     tolerance_px: float,
-) -> Counts:
-    """Score found positions where some true ones may be found, but need not be.
+) -> Judgement:
+    """Match found positions with true ones of which some may be found, but need not be.
 
     The required positions are matched first. What is left over of the found ones and matches an optional position within
     the tolerance is neither right nor wrong.
@@ -182,10 +220,24 @@ def count(
     tolerance_px
         Largest distance of a pair.
     """
-    judged = unforgiven(found_yx_px, true_yx_px, required, tolerance_px)
-    truth = np.asarray(true_yx_px, dtype=np.float64).reshape(-1, 2)[required]
-    pairs = match(judged, truth, tolerance_px)
-    return Counts(len(pairs), len(judged) - len(pairs), len(truth) - len(pairs), float(np.sum(pairs.distance_px**2)))
+    found = np.asarray(found_yx_px, dtype=np.float64).reshape(-1, 2)
+    truth = np.asarray(true_yx_px, dtype=np.float64).reshape(-1, 2)
+    must, may = np.flatnonzero(required), np.flatnonzero(~np.asarray(required, bool))
+    first = match(found, truth[must], tolerance_px)
+    pairs = Matches(first.found, must[first.truth], first.distance_px)
+    rest = np.setdiff1d(np.arange(len(found)), pairs.found)
+    forgiven = rest[match(found[rest], truth[may], tolerance_px).found]
+    return Judgement(pairs, forgiven, np.setdiff1d(rest, forgiven), np.setdiff1d(must, pairs.truth))
+
+
+def count(
+    found_yx_px: NDArray[np.float64],
+    true_yx_px: NDArray[np.float64],
+    required: NDArray[np.bool_],
+    tolerance_px: float,
+) -> Counts:
+    """The counts of `judge`, whose parameters it takes."""
+    return judge(found_yx_px, true_yx_px, required, tolerance_px).counts()
 
 
 def unforgiven(
@@ -194,14 +246,9 @@ def unforgiven(
     required: NDArray[np.bool_],
     tolerance_px: float,
 ) -> NDArray[np.float64]:
-    """The found ``(N', 2)`` positions without those that answer an optional true one; parameters as of `count`."""
+    """The found ``(N', 2)`` positions without those that answer an optional true one; parameters as of `judge`."""
     found = np.asarray(found_yx_px, dtype=np.float64).reshape(-1, 2)
-    truth = np.asarray(true_yx_px, dtype=np.float64).reshape(-1, 2)
-    left_over = np.ones(len(found), bool)
-    left_over[match(found, truth[required], tolerance_px).found] = False
-    candidates = np.flatnonzero(left_over)
-    forgiven = candidates[match(found[candidates], truth[~required], tolerance_px).found]
-    return np.delete(found, forgiven, axis=0)
+    return np.delete(found, judge(found, true_yx_px, required, tolerance_px).forgiven, axis=0)
 
 
 def chamfer_px(found_yx_px: NDArray[np.float64], true_yx_px: NDArray[np.float64]) -> float:
