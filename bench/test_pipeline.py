@@ -1,6 +1,7 @@
 """The whole analysis of one image beside the detector that everybody has at hand."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -33,6 +34,27 @@ def test_analyse(benchmark, image):
 def test_blob_log_defaults_reference(benchmark, image):
     grey = (image - image.min()) / np.ptp(image)
     benchmark.pedantic(lambda: blob_log(grey), rounds=1)
+
+
+def test_the_whole_analysis_beside_blob_log(image, capsys):
+    """One figure for both: the analysis over `blob_log` at its defaults, single calls after warm-up, in one run."""
+    scan, grey = Scan(image), (image - image.min()) / np.ptp(image)
+    analyse(scan, "atoms", device="cpu")
+    blob_log(grey[:100, :100])
+    ours, theirs = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = analyse(scan, "atoms", device="cpu")
+        middle = time.perf_counter()
+        blob_log(grey)
+        ours.append(middle - start)
+        theirs.append(time.perf_counter() - middle)
+    stages = ", ".join(f"{name} {1000 * seconds:.0f}" for name, seconds in result.timings_s.items())
+    with capsys.disabled():
+        print(
+            f"\nanalysis / blob_log: {np.median(ours) / np.median(theirs):.3f} (stages of the last one in ms: {stages})"
+        )
+    assert np.median(ours) < np.median(theirs)
 
 
 @pytest.mark.benchmark(group="tiles 1200x1200")

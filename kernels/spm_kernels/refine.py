@@ -294,7 +294,9 @@ def _fit_together(
         if moved < LAST_STEP**2 * noise:
             break
     _refuse(fits, yx, radius, height)
-    usual = _noise(rest, usable, fits)
+    # Of the pixels of a column as many as it has parameters of its own are fitted away; σ is common.
+    pixels = 4 * radius**2
+    usual = _noise(rest, usable, fits) * pixels / (pixels - (core.PARAMETERS - 1))
     joint.conclude(rest, there, noise / prior_std_px**2, noise / WIDTH_SPREAD**2, (usual, NOISE_PIXELS), radius, fits)
     joint.overlaps(fits, grid, joint.REACH_RADII * radius, radius, overlap, np.empty_like(twin))
     fits[:, core.STD] = np.hypot(fits[:, core.STD] * (1 + OVERLAP_NOISE * overlap), _left_over(overlap) * radius)

@@ -1,6 +1,7 @@
 """Atom positions: scale, network, peaks, suppression, sub-pixel refinement.
 
-Positions are found and refined at the scale of the network (`spm_runtime.pipelines.scale`) and given back in pixels of the scan.
+Columns are found at the scale of the network (`spm_runtime.pipelines.scale`) and located on the scan's own pixels
+(`spm_runtime.pipelines.positions`).
 
 Source: PolyU thesis (AtomID-net) for peaks by max-pool, boxes of the predicted spacing, NMS with IoU 0.3.
 """
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from spm_kernels import box_nms, local_maxima, refine_gaussian
-from spm_kernels.refine import MIN_RADIUS_PX
+from spm_kernels import box_nms, local_maxima, resize
 from spm_runtime.models import ModelPackage
-from spm_runtime.pipelines.scale import ScaledScan, find_scale, interpolate
+from spm_runtime.pipelines.positions import Estimates, locate, network_positions
+from spm_runtime.pipelines.scale import ScaledScan, find_scale
 from spm_runtime.pipelines.tiling import run_tiled
 from spm_runtime.results import Atoms, Map, Result
 from spm_runtime.scan import Scan
@@ -29,11 +30,8 @@ __all__ = ["NMS_IOU", "find_atoms"]
 NMS_IOU = 0.3
 #: Fewer atoms do not say how far they are apart.
 MIN_ATOMS_FOR_SPACING = 10
-#: Radius of the fit's window in spacings: half-way to the neighbour, less the neighbour's flank.
-FIT_RADIUS = 0.45
-#: Width σ in spacings up to which the tails of the neighbours are subtracted. Broader columns merge into a corrugation
-#: whose width, height and background cannot be told apart: there each column is fitted alone, inside its window.
-NARROW_WIDTH = 0.3
+#: Overlap above which two refined positions are one column: nearer than a quarter of the spacing along an axis.
+SAME_IOU = 0.6
 
 
 def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: Mapping[str, float]) -> Result:
@@ -58,16 +56,14 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
     clock = _Clock()
     scaled = find_scale(scan, session, given_px=parameters["spacing_px"])
     clock.stop("scale")
-    confidence = (
-        scaled.confidence if scaled.confidence is not None else run_tiled(session, scaled.levelled)["confidence"]
-    )
-    confidence = np.where(scaled.valid, confidence, np.float32(0))
+    maps = _maps(package, session, scaled)
+    confidence = np.where(scaled.valid, maps["confidence"], np.float32(0))
     clock.stop("network")
-    peaks = _peaks(scaled, confidence, parameters)
+    network, score = _columns(scaled, confidence, maps, parameters)
     clock.stop("peaks")
-    atoms = _refine(scaled, confidence, peaks)
+    atoms = _single(locate(scan, scaled, network, score), scaled)
     clock.stop("refine")
-    shown = np.where(scan.valid, interpolate(confidence, scan.shape, order=1), np.float32(np.nan))
+    shown = np.where(scan.valid, resize(confidence, scan.shape, kind="linear"), np.float32(np.nan))
     clock.stop("map")
     return Result(
         scan=scan,
@@ -83,39 +79,34 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
     )
 
 
-def _peaks(scaled: ScaledScan, confidence: NDArray[np.float32], parameters: Mapping[str, float]) -> NDArray[np.float64]:
-    """Peaks of the confidence that survive the suppression, ``(N, 2)`` in network pixels, best first."""
+def _maps(package: ModelPackage, session: Session, scaled: ScaledScan) -> dict[str, NDArray[np.float32]]:
+    """Outputs of the network on the whole scan."""
+    # The look at the scale may have seen the whole image already; it kept the confidence alone.
+    if scaled.confidence is not None and all(output.id != "offset_px" for output in package.outputs):
+        return {"confidence": scaled.confidence}
+    return run_tiled(session, scaled.levelled)
+
+
+def _columns(
+    scaled: ScaledScan,
+    confidence: NDArray[np.float32],
+    maps: Mapping[str, NDArray[np.float32]],
+    parameters: Mapping[str, float],
+) -> tuple[Estimates, NDArray[np.float32]]:
+    """Peaks of the confidence that survive the suppression, best first: where the network sees them, and their scores."""
     window = max(3, 2 * round(parameters["filter_window_size"] * scaled.spacing_px / 2) + 1)
     peaks = local_maxima(confidence, window_px=window, threshold=parameters["filter_lower_bound"], valid=scaled.valid)
-    yx = peaks.astype(np.float64)
-    return yx[box_nms(yx, confidence[peaks[:, 0], peaks[:, 1]], side_px=scaled.spacing_px, iou=NMS_IOU)]
+    seen = network_positions(peaks.astype(np.float64), maps.get("offset_px"), maps.get("position_std_px"))
+    score = confidence[peaks[:, 0], peaks[:, 1]]
+    kept = box_nms(seen.yx, score, side_px=scaled.spacing_px, iou=NMS_IOU)
+    return Estimates(seen.yx[kept], seen.std_px[kept]), score[kept]
 
 
-def _refine(scaled: ScaledScan, confidence: NDArray[np.float32], peaks: NDArray[np.float64]) -> Atoms:
-    """Gaussian fits at the network's scale, handed back in pixels of the scan."""
-    there = scaled.residual[scaled.valid]
-    # Heights are 1e-10 m or 1e5 counts; the fit works on numbers near one.
-    unit = (float(np.std(there, dtype=np.float64)) if there.size else 0.0) or 1.0
-    heights = (scaled.residual / unit).astype(np.float32)
-    radius = max(MIN_RADIUS_PX, FIT_RADIUS * scaled.spacing_px)
-    fits = refine_gaussian(heights, peaks, radius_px=radius, neighbours=False)
-    narrow = fits.sigma_px[fits.converged]
-    if len(narrow) and np.median(narrow) < NARROW_WIDTH * scaled.spacing_px:
-        fits = refine_gaussian(heights, peaks, radius_px=radius, neighbours=True)
-    # The fit takes its pixels for independent; an enlarged image has zoom² pixels for each that was measured.
-    spread = max(1.0, scaled.zoom)
-    # A fit may walk off the image or into a missing part: nothing was measured there.
-    place = np.rint(fits.yx).astype(np.int64)
-    inside = np.all((place >= 0) & (place < scaled.valid.shape), axis=1)
-    inside[inside] = scaled.valid[tuple(place[inside].T)]
-    return Atoms(
-        yx_px=(fits.yx[inside] + 0.5) / np.asarray(scaled.factor) - 0.5,
-        score=confidence[tuple(peaks[inside].astype(np.int64).T)],
-        position_std_px=(fits.yx_std_px[inside] * spread / scaled.zoom).astype(np.float32),
-        width_px=(fits.sigma_px[inside] / scaled.zoom).astype(np.float32),
-        intensity=((fits.background + fits.amplitude)[inside] * unit).astype(np.float32),
-        sublattice=np.full(int(inside.sum()), -1, np.int32),
-    )
+def _single(atoms: Atoms, scaled: ScaledScan) -> Atoms:
+    """Keep the best of atoms that were refined to the same place."""
+    yx = (atoms.yx_px + 0.5) * np.asarray(scaled.factor) - 0.5
+    kept = box_nms(yx, atoms.score, side_px=scaled.spacing_px, iou=SAME_IOU)
+    return Atoms(**{name: values[kept] for name, values in vars(atoms).items()})
 
 
 def _quantities(scan: Scan, scaled: ScaledScan, atoms: Atoms) -> dict[str, float]:

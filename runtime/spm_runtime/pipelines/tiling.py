@@ -32,8 +32,8 @@ def run_tiled(
 
     Returns
     -------
-    By output name: maps as ``(H, W)``; other outputs as ``(tiles, …)`` would be ambiguous, so they are averaged over the
-    tiles, weighted by area.
+    By output name: maps of one channel as ``(H, W)``, of C channels as ``(C, H, W)``; other outputs as ``(tiles, …)`` would be
+    ambiguous, so they are averaged over the tiles, weighted by area.
     """
     multiple, halo = session.package.size_multiple, session.package.halo_px
     height, width = image.shape
@@ -51,11 +51,13 @@ def run_tiled(
             share = (inner[0] - y) * (inner[1] - x) / padded.size
             for key, value in session.run({name: np.ascontiguousarray(tile)[None, None]}).items():
                 if value.ndim == 4:
-                    target = maps.setdefault(key, np.empty(padded.shape, np.float32))
-                    target[y : inner[0], x : inner[1]] = value[0, 0, y - y0 : inner[0] - y0, x - x0 : inner[1] - x0]
+                    if key not in maps:
+                        maps[key] = np.empty((value.shape[1], *padded.shape), np.float32)
+                    part = value[0, :, y - y0 : inner[0] - y0, x - x0 : inner[1] - x0]
+                    maps[key][:, y : inner[0], x : inner[1]] = part
                 else:
                     means[key] = means.get(key, np.zeros(value.shape[1:])) + share * value[0].astype(np.float64)
-    cut = {key: value[:height, :width] for key, value in maps.items()}
+    cut = {key: (value[0] if len(value) == 1 else value)[..., :height, :width] for key, value in maps.items()}
     return cut | {key: np.asarray(value, dtype=np.float32) for key, value in means.items()}
 
 
