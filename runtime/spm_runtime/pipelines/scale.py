@@ -2,8 +2,8 @@
 
 A small network reads the spacing off the power spectrum of the whole image (`spm_runtime.pipelines.spectrum`) and says how sure
 it is; where several readings are possible, the finder looks at the middle of the image at each of them and the one at which
-it sees what it knows is taken. A package without a scale network uses its own spacing branch instead: it looks at the middle of the
-image, which is resampled to the nominal spacing and looked at again until the answer is comfortable.
+it sees what it knows is taken. A package without a scale network uses its own spacing branch instead: it looks at the middle
+of the image, which is resampled to the nominal spacing and looked at again until the answer is comfortable.
 
 Calibration is not used: it is often missing, and sometimes wrong.
 """
@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from skimage.transform import resize
 
+from spm_kernels import local_maxima
 from spm_runtime.levelling import normalise_contrast, remove_background
 from spm_runtime.pipelines.spectrum import log_polar_spectrum, period_of_bin
 from spm_runtime.pipelines.tiling import run_tiled
@@ -36,12 +38,20 @@ LOOK_COMFORTABLE_SPACING_PX = (6.0, 14.0)
 LOOK_PX = 512
 #: How often the image is resampled before the search is given up.
 MAX_LOOKS = 4
-#: Share of the distribution that a reading needs to be taken without a look, and to be looked at.
+#: Share of the distribution that makes a reading certain, and that a further reading needs to be looked at.
 CERTAIN_SHARE, POSSIBLE_SHARE = 0.75, 0.06
 #: Half the width of a reading, in bins; and how many readings are compared.
 _READING_BINS, _MAX_READINGS = 2, 3
 #: Side in network pixels of the middle part that is looked at to compare readings.
-COMPARE_PX = 192
+COMPARE_PX = 128
+#: The first ring of spots of a honeycomb is that of a triangular net √3 times as wide, of a centred square net that of a square
+#: one √2 times as wide. So those finer spacings are looked at too, whatever the spectrum says, and preferred by a factor where
+#: the finder fills at least this share of the places with atoms: a coarser reading can fit by leaving atoms out, a finer one
+#: cannot.
+_FINER_RATIOS = (float(np.sqrt(3.0)), float(np.sqrt(2.0)))
+_FINER_BONUS, _FINER_FILLED = 1.2, 0.6
+#: Least score of a peak in a look, and the logarithm of the ratio of spacings at which a look loses 40 % of its weight.
+_LOOK_SCORE, _MISFIT = 0.4, 0.18
 #: Bounds of the resampling, and of the resampled image.
 MIN_FACTOR, MAX_FACTOR = 1 / 24, 8.0
 MAX_NETWORK_PIXELS = 2**25
@@ -129,14 +139,17 @@ def _by_spectrum(
     square = _make_square(scan, aspect)
     spectrum = log_polar_spectrum(square.image, square.valid)
     name = scale_session.package.inputs[0].id
-    share = next(iter(scale_session.run({name: spectrum[None]}).values()))[0].astype(np.float64)
-    readings = _readings(share)
-    if readings[0][1] >= CERTAIN_SHARE or len(readings) == 1:
-        return readings[0][0], readings[0][1] >= CERTAIN_SHARE
-    judged = [(_plausible(square, session, spacing) * part, spacing) for spacing, part in readings]
-    total = sum(weight for weight, _ in judged)
-    best, spacing = max(judged)
-    return spacing, bool(total > 0 and best / total >= CERTAIN_SHARE)
+    logits = scale_session.run({name: spectrum[None]})["logits"][0].astype(np.float64)
+    readings = _readings(np.exp(logits - logits.max()))
+    likely = readings[0]
+    candidates = [*readings, *((likely[0] / ratio, likely[1]) for ratio in _FINER_RATIOS)]
+    looks = [_look_at(square, session, spacing) for spacing, _ in candidates]
+    weights = [look.weight * part for look, (_, part) in zip(looks, candidates, strict=True)]
+    for number in range(len(readings), len(candidates)):
+        weights[number] *= _FINER_BONUS if looks[number].filled >= _FINER_FILLED else 0.0
+    best = int(np.argmax(weights))
+    share_of_best = weights[best] / sum(weights) if sum(weights) > 0 else 0.0
+    return candidates[best][0], max(share_of_best, likely[1] if best == 0 else 0.0) >= CERTAIN_SHARE
 
 
 def _readings(share: NDArray[np.float64]) -> list[tuple[float, float]]:
@@ -156,23 +169,40 @@ def _readings(share: NDArray[np.float64]) -> list[tuple[float, float]]:
     return sorted(found, key=lambda reading: -reading[1])
 
 
-def _plausible(square: _Square, session: Session, spacing_px: float) -> float:
-    """How well the middle of the image at a spacing looks like what the finder knows, about 0 to 1.
+@dataclass(frozen=True)
+class _Looked:
+    """What the finder sees in the middle of an image at an assumed spacing.
 
-    Atoms stand out and are as far apart as was said: the mean confidence of the brightest pixels, one per expected atom, times a
-    Gaussian of the logarithm of the ratio between the spacing that the finder sees and the one that was said.
+    Parameters
+    ----------
+    weight
+        How well that fits the spacing, 0 to 1: the mean score of the atoms, less where they are farther apart or closer
+        than was assumed.
+    filled
+        Atoms found over those of a square net of the assumed spacing.
     """
+
+    weight: float
+    filled: float
+
+
+def _look_at(square: _Square, session: Session, spacing_px: float) -> _Looked:
+    """Let the finder look at the middle of the image as if its atoms were so far apart."""
     factor = float(np.clip(NOMINAL_SPACING_PX / spacing_px, MIN_FACTOR, MAX_FACTOR))
     side = max(int(COMPARE_PX / factor), 8)
     y, x = (max(0, (n - side) // 2) for n in square.image.shape)
     cut = square.image[y : y + side, x : x + side]
     shape = max(1, round(cut.shape[0] * factor)), max(1, round(cut.shape[1] * factor))
     levelled = normalise_contrast(remove_background(interpolate(cut, shape, order=3)))
-    outputs = run_tiled(session, levelled)
-    seen = float(outputs["spacing_px"][0]) / (spacing_px * factor)
-    atoms = max(int(levelled.size / (spacing_px * factor) ** 2 / 2), 1)
-    brightest = np.partition(outputs["confidence"].ravel(), -atoms)[-atoms:]
-    return float(brightest.mean() * np.exp(-0.5 * (np.log(seen) / 0.2) ** 2)) + 1e-6
+    confidence = run_tiled(session, levelled)["confidence"]
+    assumed = spacing_px * factor
+    peaks = local_maxima(confidence, window_px=3, threshold=_LOOK_SCORE)
+    if len(peaks) < 3:
+        return _Looked(1e-6, 0.0)
+    distance = cKDTree(peaks).query(peaks, k=2)[0][:, 1]
+    misfit = float(np.log(np.median(distance) / assumed)) / _MISFIT
+    score = float(confidence[peaks[:, 0], peaks[:, 1]].mean())
+    return _Looked(score * float(np.exp(-0.5 * misfit**2)) + 1e-6, len(peaks) * assumed**2 / levelled.size)
 
 
 def _by_looks(scan: Scan, session: Session, aspect: tuple[float, float]) -> ScaledScan:

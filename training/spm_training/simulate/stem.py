@@ -6,7 +6,7 @@ size of the electron source and the atoms' vibration. Agreement with a full mult
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,14 @@ LONELY = ("isolated-atoms",)
 LONELY_WIDTH = 0.21
 #: Columns broader than this share of their spacing cannot be told apart; the microscope is made sharper.
 WIDEST = 0.31
-#: An element up to sulphur beside one from titanium on is light: the thesis does not annotate it, whatever its contrast.
+#: Least σ of a column in pixels: the microscope is blurred to it where the pixels are coarse.
+NARROWEST_PX = 0.6
+#: An element up to sulphur beside one from titanium on is light: nobody asks for it (the thesis does not annotate S).
 LIGHT_UP_TO, HEAVY_FROM = 16, 22
 #: Atomic number by symbol, of the elements that the responses know.
 ATOMIC_NUMBER = dict(zip(ELEMENTS, (
-    5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 20, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 38, 40, 41, 42, 44, 45, 46, 47, 48, 49, 50, 51, 52,
-    53, 55, 56, 57, 60, 72, 73, 74, 75, 77, 78, 79, 82, 83,
+    5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 20, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 38, 40, 41, 42, 44, 45, 46, 47,
+    48, 49, 50, 51, 52, 53, 55, 56, 57, 60, 72, 73, 74, 75, 77, 78, 79, 82, 83,
 ), strict=True))  # fmt: skip
 #: Radius in nm of the trial crystal from which the spacing is measured.
 _TRIAL_NM = 2.0
@@ -46,16 +48,16 @@ class _Microscope:
     Parameters
     ----------
     tables
-        ``(K, T, T)`` float32 shapes, the brightest of peak 1.
+        ``(K, T, T)`` float32 shapes, that of a full-height column of peak 1.
     to_table
         ``(2, 2)`` steps of the table per pixel, the direction of the astigmatism included.
-    brightest
+    full
         Index of the kind of peak 1.
     """
 
     tables: NDArray[np.float32]
     to_table: NDArray[np.float64]
-    brightest: int
+    full: int
 
     @property
     def peaks(self) -> NDArray[np.float64]:
@@ -64,10 +66,10 @@ class _Microscope:
         return self.tables[:, half, half].astype(np.float64)
 
     def one(self, shift_yx: tuple[float, float] = (0.0, 0.0)) -> NDArray[np.float64]:
-        """Image of one brightest column in the middle of a field that holds it."""
+        """Image of one full-height column in the middle of a field that holds it."""
         reach = int(np.ceil(self.tables.shape[1] / 2 / np.sqrt(abs(np.linalg.det(self.to_table))))) + 1
         where = np.array([[reach + shift_yx[0], reach + shift_yx[1]]])
-        kind = np.array([self.brightest], np.int32)
+        kind = np.array([self.full], np.int32)
         return sum_tables(where, np.ones(1), kind, self.tables, self.to_table, (2 * reach + 1, 2 * reach + 1))
 
 
@@ -94,17 +96,18 @@ def simulate_crystal(
     tables, width_nm = look.tables(trial)
     spacing_nm = _spacing_nm(trial, tables)
     sharper = min(1.0, WIDEST * spacing_nm / width_nm)
-    width_nm, step_nm = width_nm * sharper, look.step_nm * sharper
+    look, width_nm = replace(look, step_nm=look.step_nm * sharper), width_nm * sharper
     pixel_nm = (width_nm / LONELY_WIDTH if family in LONELY else spacing_nm) / spacing
+    look, width_nm = look.sampled(width_nm, pixel_nm)
     radius_nm = (np.hypot(*shape) / 2 + 4 * spacing) * 1.06 * pixel_nm
     crystal = CRYSTALS[family](np.random.default_rng(seed), max(radius_nm, _TRIAL_NM))
-    angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    microscope = _normalised(look.tables(crystal)[0], turn * (pixel_nm / step_nm))
 
     pose = random_pose(rng, shape, spacing)
     count = len(crystal.yx_nm)
     columns = Columns(pose(crystal.yx_nm / pixel_nm), np.ones(count), crystal.sublattice, crystal.kind)
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    microscope = _normalised(look.tables(crystal)[0], turn * (pixel_nm / look.step_nm), crystal, columns, shape)
     columns = slow_drift(rng, columns, shape, spacing) if rng.random() < 0.4 else columns
     columns, _ = disorder(rng, columns, shape, spacing)
     image = sum_tables(columns.yx, columns.height, columns.kind, microscope.tables, microscope.to_table, shape)
@@ -155,9 +158,19 @@ class _Look:
         """Shapes ``(K, T, T)`` of the crystal's kinds, and the σ in nm of the brightest."""
         responses = load_responses()
         tables = np.stack([responses.kernel(self.optics, kind) for kind in crystal.kinds])
+        margin = int(np.ceil(max(self.blur_steps - 6, 0) * 2))  # a strong blur needs room
+        tables = np.pad(tables, ((0, 0), (margin, margin), (margin, margin)))
         blur = (0, self.blur_steps, self.blur_steps)
         tables = ndimage.gaussian_filter(tables, blur, mode="constant", truncate=3.0).astype(np.float32)
         return tables, _peak_width(tables[int(np.argmax(tables.max(axis=(1, 2))))]) * self.step_nm
+
+    def sampled(self, width_nm: float, pixel_nm: float) -> tuple[_Look, float]:
+        """The look blurred until pixels of this size can sample it, and its σ in nm: nobody records atoms between the pixels."""
+        wanted = NARROWEST_PX * pixel_nm
+        if width_nm >= wanted:
+            return self, width_nm
+        more = (wanted**2 - width_nm**2) / self.step_nm**2
+        return replace(self, blur_steps=float(np.sqrt(self.blur_steps**2 + more))), wanted
 
 
 def _draw_look(rng: np.random.Generator) -> _Look:
@@ -175,11 +188,23 @@ def _peak_width(table: NDArray[np.float32]) -> float:
     return float(reach / np.sqrt(2 * np.log(top / max(float(sides), 1e-9 * top))))
 
 
-def _normalised(tables: NDArray[np.float32], to_table: NDArray[np.float64]) -> _Microscope:
+def _normalised(
+    tables: NDArray[np.float32],
+    to_table: NDArray[np.float64],
+    crystal: Crystal,
+    columns: Columns,
+    shape: tuple[int, int],
+) -> _Microscope:
+    """Shapes in units of a full-height column: the brightest tenth of the heavy columns in the frame begins with it."""
     half = tables.shape[1] // 2
     peaks = tables[:, half, half]
-    brightest = int(np.argmax(peaks))
-    return _Microscope(tables / peaks[brightest], to_table, brightest)
+    inside = np.all((columns.yx >= 0) & (columns.yx < np.asarray(shape)), axis=1)
+    shown = columns.kind[inside & ~_light(crystal)[columns.kind]]
+    full = int(np.argmax(peaks))
+    if len(shown):
+        order = shown[np.argsort(peaks[shown], kind="stable")]
+        full = int(order[int(0.9 * (len(order) - 1))])
+    return _Microscope(tables / peaks[full], to_table, full)
 
 
 def _spacing_nm(crystal: Crystal, tables: NDArray[np.float32]) -> float:
@@ -210,16 +235,15 @@ def _film(
     """The amorphous film under the crystal: single atoms whose positions are not asked for."""
     if not len(yx):
         return np.zeros(shape)
-    share = (ATOMIC_NUMBER[crystal.amorphous_element] ** 1.7) / max(
-        sum(n * ATOMIC_NUMBER[e] ** 1.7 for e, n in kind.items()) for kind in crystal.kinds
-    )
-    kind = np.full(len(yx), microscope.brightest, np.int32)
+    full = crystal.kinds[microscope.full]
+    share = ATOMIC_NUMBER[crystal.amorphous_element] ** 1.7 / sum(n * ATOMIC_NUMBER[e] ** 1.7 for e, n in full.items())
+    kind = np.full(len(yx), microscope.full, np.int32)
     height = np.full(len(yx), share * rng.uniform(0.6, 1.2))
     return sum_tables(yx, height, kind, microscope.tables, microscope.to_table, shape)
 
 
 def _bound(microscope: _Microscope, noise: float) -> float:
-    """Cramér–Rao bound of the distance in pixels of one brightest column of known shape in white noise."""
+    """Cramér–Rao bound of the distance in pixels of one full-height column of known shape in white noise."""
     half = 0.05
     information = [
         float((((microscope.one(plus) - microscope.one(minus)) / (2 * half)) ** 2).sum()) / noise**2

@@ -25,6 +25,8 @@ __all__ = ["ScaleBatch", "ScaleTask", "target_distribution"]
 
 #: Standard deviation of the distribution to learn, in bins: the spacing of a real crystal is not sharper than a few per cent.
 _TARGET_STD_BINS = 0.6
+#: Families that may have nothing in the frame, and the fewest columns that make an image of them.
+_MAY_MISS, _FEWEST = ("nanoparticle", "isolated-atoms", "isolated"), 4
 
 
 class ScaleBatch(NamedTuple):
@@ -90,13 +92,17 @@ def _simulated_spectrum(
 ) -> tuple[NDArray[np.float16], float]:
     """Spectrum of one simulated image of any size and its true spacing; takes tens of milliseconds, hence the cache."""
     rng = rng_for(seed, Split(split), 0, number)
-    side = float(np.exp(rng.uniform(np.log(112), np.log(400))))
-    shape = (round(side), round(side * rng.choice([1.0, 1.0, rng.uniform(0.5, 1.0)])))
-    low, high = spacing_px[0], min(spacing_px[1], min(shape) / 5)
-    spacing = float(np.exp(rng.uniform(np.log(low), np.log(max(high, low * 1.01)))))
-    scene = simulate_columns(
-        rng, shape=shape, families=families or None, spacing_px=(spacing, spacing), detectability=detectability
-    )
+    while True:
+        side = float(np.exp(rng.uniform(np.log(112), np.log(400))))
+        shape = (round(side), round(side * rng.choice([1.0, 1.0, rng.uniform(0.5, 1.0)])))
+        low, high = spacing_px[0], min(spacing_px[1], min(shape) / 5)
+        spacing = float(np.exp(rng.uniform(np.log(low), np.log(max(high, low * 1.01)))))
+        scene = simulate_columns(
+            rng, shape=shape, families=families or None, spacing_px=(spacing, spacing), detectability=detectability
+        )
+        # A particle or a few atoms may lie beside the frame: nothing there has a spacing.
+        if scene.family not in _MAY_MISS or scene.required.sum() >= _FEWEST:
+            break
     return log_polar_spectrum(scene.image).astype(np.float16), scene.spacing_px
 
 
