@@ -58,11 +58,12 @@ def test_smoke_from_fit_to_package(monkeypatch, capsys, tmp_path):
     assert code == 0
     assert "differ by at most" in out
     results = tmp_path / "results"
-    words = ("--images", 1, "--side-px", 48, "--spacing-px", 8, 10, "--out", results)
+    words = ("--images", 1, "--side-px", 48, "--spacing-px", 8, 10, "--family", "square", "--out", results)
     code, out, _ = call(monkeypatch, capsys, "evaluate", tmp_path / "atoms", *words)
     assert code == 0
     assert "| noise: low |" in out
-    assert sorted(path.name for path in results.iterdir()) == ["evaluation-atoms.json", "evaluation-atoms.md"]
+    files = ["evaluation-atoms-reliability.png", "evaluation-atoms.json", "evaluation-atoms.md"]
+    assert sorted(path.name for path in results.iterdir()) == files
 
 
 def test_simulate(monkeypatch, capsys, tmp_path):
@@ -84,6 +85,10 @@ def test_simulate(monkeypatch, capsys, tmp_path):
         (("fit", "atoms", "--device", "tpu"), 2, "auto, cpu or cuda"),
         (("export", "nowhere", "--to", "there"), 2, "recipe.toml"),
         (("evaluate", "no-such-model"), 3, "no package of this name"),
+        (("evaluate", "atoms", "--images", "0"), 2, "nothing to score"),
+        (("evaluate", "atoms", "--family", "cubic"), 2, "--family cubic"),
+        (("evaluate", "atoms", "--images", "0", "--real", "nowhere"), 2, "no such folder"),
+        (("evaluate", "atoms", "atoms"), 2, "two packages of the same name"),
         (("simulate", "surfaces", "--out", "there"), 2, "surfaces"),
         (("simulate", "columns", "--out", "there", "--family", "cubic"), 2, "cubic"),
         (("simulate", "columns", "--out", "there", "--spacing-px", "9", "3"), 2, "--spacing-px 9 3"),
