@@ -13,6 +13,8 @@ TINY = (
     "data.steps_per_epoch=3",
     "data.validation_images=4",
     "training.threads=1",
+    # A schedule that does not depend on the length, so that a test may lengthen a training.
+    "schedule.kind=plateau",
 )
 
 

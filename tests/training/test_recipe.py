@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from spm_runtime.errors import ParameterError
 from spm_training.recipe import (
     AtomidNetworkOptions,
+    AtomsNetworkOptions,
     CosineOptions,
     Recipe,
     StepOptions,
@@ -74,7 +75,7 @@ def test_smoke_comes_before_set():
         ("data=3", "data"),
         ("network.kind=unet", "network.*'atoms', 'atomid'"),
         ("schedule.kind=linear", "schedule.*'plateau', 'step', 'cosine'"),
-        ("schedule.every_epochs=3", "schedule.plateau.every_epochs"),
+        ("schedule.bend=3", r"schedule\..*bend"),
         ("optimiser.kind=sgd", "optimiser.kind"),
         ("data.batch", "KEY=VALUE"),
         ("=3", "KEY=VALUE"),
@@ -104,14 +105,14 @@ def test_unknown_recipes_and_broken_files_are_refused(tmp_path):
 
 def test_another_kind_starts_its_table_anew():
     """What the old kind held is no part of the new one, whatever the order of the overrides."""
-    overrides = ["schedule.lr_min=1e-5", "schedule.kind=cosine", "network.kind=atomid", "optimiser.kind=adam"]
-    recipe = load_recipe("atoms", overrides=overrides)
+    overrides = ["schedule.lr_min=1e-5", "schedule.kind=cosine", "network.kind=atoms", "optimiser.kind=adamw"]
+    recipe = load_recipe("atomid", overrides=overrides)
     assert recipe.schedule == CosineOptions(lr_min=1e-5)
-    assert recipe.network == AtomidNetworkOptions()
-    assert recipe.optimiser.kind == "adam"
-    assert recipe.optimiser.lr == load_recipe("atoms").optimiser.lr
-    same = load_recipe("atoms", overrides=["network.kind=atoms", "network.base_width=8"])
-    assert same.network.model_dump() == {**load_recipe("atoms").network.model_dump(), "base_width": 8}
+    assert recipe.network == AtomsNetworkOptions()
+    assert recipe.optimiser.kind == "adamw"
+    assert recipe.optimiser.weight_decay == load_recipe("atomid").optimiser.weight_decay
+    same = load_recipe("atomid", overrides=["schedule.kind=step", "schedule.every_epochs=8"])
+    assert same.schedule == StepOptions(factor=load_recipe("atomid").schedule.factor, every_epochs=8)
 
 
 def test_a_cosine_needs_a_length_above_its_warm_up_and_a_floor_below_its_rate():

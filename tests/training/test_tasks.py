@@ -57,7 +57,7 @@ def test_what_a_task_says_of_itself_holds(tiny, name):
 
 def test_the_reference_trains_resumes_and_is_the_first_of_the_same_seed(tiny, run_fit, tmp_path):
     """Its own network, Adam, and rates that fall by steps; two halves equal the whole."""
-    words = ("schedule.every_epochs=1", "training.ema_decay=0.5")
+    words = ("schedule.kind=step", "schedule.every_epochs=1", "training.ema_decay=0.5")
     for folder, lengths in (("straight", [3]), ("halves", [2, 3])):
         for epochs in lengths:
             recipe = tiny(*words, f"training.epochs={epochs}", name="atomid")
