@@ -29,7 +29,7 @@ from spm_runtime.errors import AdatomError
 from spm_training.files import replacing
 from spm_training.simulate.responses import ELEMENTS, RESPONSES_PATH, Optics
 
-__all__ = ["OPTICS", "main", "single_atom", "wavelength_nm"]
+__all__ = ["OPTICS", "SHAPE_ELEMENTS", "main", "single_atom", "wavelength_nm"]
 
 _HAADF, _MAADF = (60.0, 200.0), (40.0, 150.0)
 
@@ -139,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = parser.parse_args(arguments).out
     begin = time.perf_counter()
     peak = np.empty((len(OPTICS), len(ELEMENTS)), dtype=np.float32)
-    profiles, quadrants = [], []
+    profiles: list[NDArray[np.float64]] = []
+    quadrants: list[NDArray[np.float64]] = []
     for row, optics in enumerate(OPTICS):
         scan, kept = (_scan_radius, profiles) if optics.astigmatism_nm == 0 else (_scan_quadrant, quadrants)
         shapes, brightest = scan(optics)
@@ -195,7 +196,8 @@ def _scan_quadrant(optics: Optics) -> tuple[NDArray[np.float64], NDArray[np.floa
 def _positions(optics: Optics, *, oversampling: float) -> NDArray[np.float64]:
     """Distances from the atom, closer than half the finest period 2α/λ of the response, to a little beyond the table."""
     step = wavelength_nm(optics.energy_kev) / (4e-3 * optics.semiangle_mrad) / oversampling
-    return np.arange(int(np.ceil(RADIUS_NM / step)) + 3) * step
+    count = int(np.ceil(RADIUS_NM / step)) + 3
+    return np.linspace(0, (count - 1) * step, count)
 
 
 def _height(element: str, optics: Optics, xy_nm: NDArray[np.float64]) -> float:
@@ -203,10 +205,10 @@ def _height(element: str, optics: Optics, xy_nm: NDArray[np.float64]) -> float:
     return float(single_atom(element, optics, xy_nm, fineness=_FINE)[0])
 
 
-def _fade(signal: NDArray[np.float64], distance_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+def _fade(signal: NDArray[np.floating], distance_nm: NDArray[np.floating]) -> NDArray[np.float64]:
     """Bring the response to zero between `FADE_FROM_NM` and `RADIUS_NM`."""
     rim = np.clip((distance_nm - FADE_FROM_NM) / (RADIUS_NM - FADE_FROM_NM), 0, 1)
-    return np.maximum(signal, 0) * (0.5 + 0.5 * np.cos(np.pi * rim))
+    return np.asarray(np.maximum(signal, 0) * (0.5 + 0.5 * np.cos(np.pi * rim)), dtype=np.float64)
 
 
 def _atomic_number(element: str) -> int:

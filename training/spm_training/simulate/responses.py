@@ -10,8 +10,8 @@ What the tables hold, and what they leave to the builder of a scene:
 * elastic scattering of an atom **at rest**. Thermal vibration moves the atom under the probe; in the incoherent picture its mean
   effect is a Gaussian blur of the response with the r.m.s. displacement along one axis (0.005 to 0.010 nm at room temperature).
 * a **point source**. The finite source of a real microscope is one more Gaussian blur, of σ 0.02 to 0.05 nm.
-* **one atom**. Channelling along thick columns and interference between atoms are left out. Interference shows most
-  between atoms exactly above one another: it changes S₂ in MoS₂ by some 10 to 30 %, up or down by voltage and detector.
+* **one atom**. Channelling along thick columns and interference between atoms are left out. Interference shows most between
+  atoms exactly above one another: against full multislice of a MoS₂ layer at rest, S₂ is −16 % (200 kV) to +22 % (60 kV) off.
 * the axes of the astigmatism are those of the table; rotate the table for another direction.
 """
 
@@ -99,7 +99,7 @@ class Responses:
     @property
     def radius_nm(self) -> float:
         """Distance in nm from the atom at which the tables end."""
-        return (self.table.shape[-1] // 2) * self.step_nm
+        return int(self.table.shape[-1] // 2) * self.step_nm
 
     def kernel(self, optics_index: int, column: Mapping[str, float]) -> NDArray[np.float32]:
         """Response of a column of atoms: the incoherent sum of its atoms.
@@ -172,7 +172,8 @@ def _revolve(profiles: NDArray[np.float32], profile_step_nm: float, step_nm: flo
     place = np.hypot(axis[:, None], axis[None, :]) / profile_step_nm
     low = np.minimum(place.astype(np.int64), profiles.shape[-1] - 2)
     share = np.minimum(place - low, 1.0).astype(np.float32)  # the last point of a profile is zero: so is all beyond it
-    return profiles[..., low] * (1 - share) + profiles[..., low + 1] * share
+    revolved: NDArray[np.float32] = profiles[..., low] * (1 - share) + profiles[..., low + 1] * share
+    return revolved
 
 
 def _mirror(quadrants: NDArray[np.float32]) -> NDArray[np.float32]:
