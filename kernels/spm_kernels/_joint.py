@@ -43,6 +43,9 @@ Grid: TypeAlias = tuple[Ints, Ints, tuple[int, int]]
 TAIL_SIGMAS = 3.5
 #: Largest change in one visit: of a position in radii, of an amplitude in parts of it, of ln σ.
 MAX_STEP, MAX_GROWTH, MAX_WIDTH_STEP = 0.2, 0.5, 0.15
+#: A fit climbs onto the noise: amplitude and two coordinates each add the amplitude's variance to its square, and what the
+#: square promises of the position is taken back by as much; to no less than a quarter.
+LIFT, LEAST_SQUARE = 3.0, 0.25
 #: Two inputs nearer than this many radii are one column.
 SAME_RADII = 0.5
 #: Neighbours farther than this many radii (two spacings for a radius of 0.45 spacing) are not looked for.
@@ -333,11 +336,13 @@ def conclude(
             clear(fit)
             continue
         noise = (max(squares - total * total / n, 0.0) + usual[0] * usual[1]) / (n - PARAMETERS + usual[1])
+        square, profile_square = fit[AMPLITUDE] ** 2, matrix[0, 0] + means[0] ** 2 / n
+        lifted = square / max(square - LIFT * noise / profile_square, LEAST_SQUARE * square)
         variance = 0.0
         for a in (1, 2):
             unit[1], unit[2] = 2.0 - a, a - 1.0
             _solve(lower, unit, column)
-            variance += 0.5 * noise * column[a]
+            variance += 0.5 * noise * lifted * column[a]
         fit[BACKGROUND], fit[NOISE], fit[STD] = total / n, noise, math.sqrt(variance)
 
 
