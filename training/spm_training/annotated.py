@@ -39,10 +39,10 @@ _AU = "Au_NP_Atom_Lattice.hdf5"
 _PTO = "Cropped_PTO-SRO_Aligned.hspy"
 _PTO_POSITIONS = "Cropped_PTO-SRO_Aligned_atom_positions1.npy"
 
-#: Names of images whose annotation cannot be trusted, and why. Decided on the annotation alone: in the band-passed image a
-#: typical annotated atom of the other single-atom images stands 3 to 6 standard deviations high.
+#: Names of images whose annotation cannot be trusted, and why. Decided on image and annotation alone, before any finder.
 _DOUBTFUL = {
-    "Ptporph12": "8 of its 56 marks at most lie on anything bright, and no shift, rotation or mirror of the others does better"
+    "Ptporph12": "in the band-passed image its marks stand 0.5 standard deviations high on average, those of the other images "
+    "2.4 to 5.5, and no shift, rotation or mirror of most of them does better"
 }
 
 
