@@ -15,16 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from skimage.transform import resize
 
-from spm_kernels import local_maxima
+from spm_kernels import local_maxima, resize
 from spm_runtime.levelling import normalise_contrast, remove_background
 from spm_runtime.pipelines.spectrum import log_polar_spectrum, period_of_bin
 from spm_runtime.pipelines.tiling import run_tiled
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session, shared_session
 
-__all__ = ["SCALE_NETWORK", "ScaledScan", "find_scale", "interpolate"]
+__all__ = ["SCALE_NETWORK", "ScaledScan", "find_scale"]
 
 #: Name under which a package carries the network that reads the scale.
 SCALE_NETWORK = "scale"
@@ -193,7 +192,7 @@ def _look_at(square: _Square, session: Session, spacing_px: float) -> _Looked:
     y, x = (max(0, (n - side) // 2) for n in square.image.shape)
     cut = square.image[y : y + side, x : x + side]
     shape = max(1, round(cut.shape[0] * factor)), max(1, round(cut.shape[1] * factor))
-    levelled = normalise_contrast(remove_background(interpolate(cut, shape, order=3)))
+    levelled = normalise_contrast(remove_background(resize(cut, shape)))
     confidence = run_tiled(session, levelled)["confidence"]
     assumed = spacing_px * factor
     peaks = local_maxima(confidence, window_px=3, threshold=_LOOK_SCORE)
@@ -217,26 +216,19 @@ def _by_looks(scan: Scan, session: Session, aspect: tuple[float, float]) -> Scal
     return scaled
 
 
-def interpolate(image: NDArray[np.float32], shape: tuple[int, int], *, order: int) -> NDArray[np.float32]:
-    """Resize an image: splines of an order when it grows, smoothed first when it shrinks; pixel centres are kept.
-
-    Position p of the image is ``(p + 0.5) · factor − 0.5`` of the resized one.
-    """
-    if image.shape == shape:
-        return image
-    smaller = shape[0] < image.shape[0] or shape[1] < image.shape[1]
-    resized = resize(  # type: ignore[no-untyped-call]
-        image, shape, order=order, mode="edge", anti_aliasing=smaller, preserve_range=True, clip=False
-    )
-    return np.asarray(resized, dtype=np.float32)
-
-
 @dataclass(frozen=True, eq=False)
 class _Square:
     """A scan with square pixels: ``(h, w)`` finite heights and where they were measured."""
 
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
+
+
+def _resize_valid(valid: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels of a resized image that were measured as a whole."""
+    if valid.all():
+        return np.ones(shape, bool)
+    return np.asarray(resize(valid.astype(np.float32), shape, kind="linear") > 0.99)
 
 
 def _make_square(scan: Scan, aspect: tuple[float, float]) -> _Square:
@@ -246,8 +238,7 @@ def _make_square(scan: Scan, aspect: tuple[float, float]) -> _Square:
     if aspect == (1.0, 1.0):
         return _Square(image, valid)
     shape = max(1, round(scan.shape[0] * aspect[0])), max(1, round(scan.shape[1] * aspect[1]))
-    there = interpolate(valid.astype(np.float32), shape, order=1) > 0.99
-    return _Square(interpolate(image, shape, order=3), there)
+    return _Square(resize(image, shape), _resize_valid(valid, shape))
 
 
 def _square_pixels(scan: Scan) -> tuple[float, float]:
@@ -266,8 +257,8 @@ def _resample(scan: Scan, aspect: tuple[float, float], factor: float) -> ScaledS
     middle = np.float32(np.median(scan.image[valid])) if valid.any() else np.float32(0)
     image = np.where(valid, scan.image - middle, np.float32(0))
     shape = max(1, round(scan.shape[0] * aspect[0] * factor)), max(1, round(scan.shape[1] * aspect[1] * factor))
-    there = valid if shape == scan.shape else interpolate(valid.astype(np.float32), shape, order=1) > 0.99
-    residual = remove_background(np.where(there, interpolate(image, shape, order=3), np.float32(np.nan)))
+    there = valid if shape == scan.shape else _resize_valid(valid, shape)
+    residual = remove_background(np.where(there, resize(image, shape), np.float32(np.nan)))
     return ScaledScan(
         residual=residual,
         levelled=normalise_contrast(residual),
