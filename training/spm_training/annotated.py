@@ -26,7 +26,7 @@ __all__ = ["SINGLE_ATOM_TOLERANCE_PX", "AnnotatedImage", "read_annotated"]
 
 #: Tolerance for hand-clicked single atoms in 512² images of 15 nm (0.17 nm). The data set's own evaluation accepts two boxes of
 #: 21 px whose intersection over union exceeds 0.5; the displacements it accepts cover 4 (147 − 294 ln 1.5) = 111 px²: a disc of
-#: radius 5.95 px. Source: HPAI-BSC/AtomDetection_ACSTEM, ``evaluation.py``; Sjeon1's evaluation is the same.
+#: radius 5.95 px. Source: HPAI-BSC/AtomDetection_ACSTEM, ``evaluation.py``. The pixels of the other set are not stated; the same radius is taken there.
 SINGLE_ATOM_TOLERANCE_PX = 6.0
 
 #: Tolerance of a lattice in units of its spacing, as for simulated images.
@@ -39,7 +39,7 @@ _AU = "Au_NP_Atom_Lattice.hdf5"
 _PTO = "Cropped_PTO-SRO_Aligned.hspy"
 _PTO_POSITIONS = "Cropped_PTO-SRO_Aligned_atom_positions1.npy"
 
-#: Names of images whose annotation cannot be trusted, and why. Decided on image and annotation alone, before any finder.
+#: Names of images whose annotation cannot be trusted, and why. Decided on image and annotation alone.
 _DOUBTFUL = {
     "Ptporph12": "in the band-passed image its marks stand 0.5 standard deviations high on average, those of the other images "
     "2.4 to 5.5, and no shift, rotation or mirror of most of them does better"

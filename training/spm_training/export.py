@@ -170,7 +170,7 @@ def _make(
         report = Report(
             Subject.of(package), evaluation, evaluate(package_finder(package), evaluation, on_image=on_image)
         )
-        description = replace(description, metrics=report.headline(), tables=report.markdown())
+        description = replace(description, metrics=report.headline(), tables=report.card(folder))
     replace(description, difference=difference).write(folder)
     validate_description(folder)
     package = load_package(folder)

@@ -49,6 +49,8 @@ COMPARE_PX = 128
 #: cannot.
 _FINER_RATIOS = (float(np.sqrt(3.0)), float(np.sqrt(2.0)))
 _FINER_BONUS, _FINER_FILLED = 1.2, 0.6
+#: Below this share of filled places there is no lattice.
+_SPARSE = 0.3
 #: Least score of a peak in a look, and the logarithm of the ratio of spacings at which a look loses 40 % of its weight.
 _LOOK_SCORE, _MISFIT = 0.4, 0.18
 #: Bounds of the resampling, and of the resampled image.
@@ -200,8 +202,11 @@ def _look_at(square: _Square, session: Session, spacing_px: float) -> _Looked:
         return _Looked(1e-6, 0.0)
     distance = cKDTree(peaks).query(peaks, k=2)[0][:, 1]
     misfit = float(np.log(np.median(distance) / assumed)) / _MISFIT
+    filled = len(peaks) * assumed**2 / levelled.size
+    if filled < _SPARSE:  # single atoms: that they are far apart says nothing
+        misfit = min(misfit, 0.0)
     score = float(confidence[peaks[:, 0], peaks[:, 1]].mean())
-    return _Looked(score * float(np.exp(-0.5 * misfit**2)) + 1e-6, len(peaks) * assumed**2 / levelled.size)
+    return _Looked(score * float(np.exp(-0.5 * misfit**2)) + 1e-6, filled)
 
 
 def _by_looks(scan: Scan, session: Session, aspect: tuple[float, float]) -> ScaledScan:

@@ -211,7 +211,9 @@ def _spacing_nm(crystal: Crystal, tables: NDArray[np.float32]) -> float:
     """Mean nearest-neighbour distance of the required columns in the middle of a crystal."""
     half = tables.shape[1] // 2
     peaks = tables[:, half, half]
-    required = (~_light(crystal) & (peaks / peaks.max() >= REQUIRED_HEIGHT))[crystal.kind]
+    heavy = ~_light(crystal)[crystal.kind]
+    full = np.quantile(peaks[crystal.kind[heavy]], 0.9)
+    required = heavy & (peaks[crystal.kind] >= REQUIRED_HEIGHT * full)
     yx = crystal.yx_nm[required]
     distance = nearest_neighbour_distances(yx)
     inner = np.hypot(*yx.T) <= 0.75 * _TRIAL_NM
