@@ -113,7 +113,7 @@ def _nearest_column(
     vector = np.zeros((2, *shape), np.float32)
     if not len(yx_px):
         return gaussian, vector
-    pixels = np.stack(np.mgrid[: shape[0], : shape[1]], axis=-1).astype(np.float64)
+    pixels = np.moveaxis(np.indices(shape, dtype=np.float64), 0, -1)
     distance, nearest = cKDTree(yx_px).query(pixels, distance_upper_bound=5 * sigma_px)
     near = np.isfinite(distance)
     gaussian[near] = np.exp(-0.5 * (distance[near] / sigma_px) ** 2)

@@ -112,5 +112,5 @@ def _share_by_name() -> None:
     The default on Linux hands file descriptors over, one request per tensor to a thread of the worker that waits for its turn
     between two simulations: the trainer stood still for half of the time.
     """
-    if "file_system" in torch.multiprocessing.get_all_sharing_strategies():
-        torch.multiprocessing.set_sharing_strategy("file_system")
+    if "file_system" in torch.multiprocessing.get_all_sharing_strategies():  # type: ignore[no-untyped-call]
+        torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]

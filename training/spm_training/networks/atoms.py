@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
+
+from spm_training.networks.unet import UNet
 
 __all__ = ["AtomsNet", "AtomsOutput"]
 
@@ -45,35 +46,13 @@ class AtomsOutput(NamedTuple):
     spacing_px: Tensor
 
 
-class _DoubleConv(nn.Sequential):
-    """Two 3×3 convolutions, each with batch norm and ReLU: ``(B, in, H, W)`` → ``(B, out, H, W)``."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            # The bias would be taken away by the batch norm's mean.
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-        )
-
-
-class AtomsNet(nn.Module):
-    """U-Net for atom columns.
+class AtomsNet(UNet):
+    """U-Net with branches for confidence, position and spacing.
 
     Parameters
     ----------
-    base_width
-        Channels of the first level; every level below has twice as many, the bottleneck ``base_width · 2**depth``.
-    depth
-        Number of max-pools.
-
-    Attributes
-    ----------
-    stride
-        ``2**depth``: height and width of the input must be multiples of it.
+    base_width, depth
+        As in `spm_training.networks.unet.UNet`.
 
     Notes
     -----
@@ -81,29 +60,14 @@ class AtomsNet(nn.Module):
     """
 
     def __init__(self, base_width: int = 16, depth: int = 4) -> None:
-        super().__init__()
-        if base_width < 1 or depth < 1:
-            raise ValueError(f"base_width and depth are at least 1, got {base_width} and {depth}")
-        self.base_width = base_width
-        self.depth = depth
-        self.stride: int = 2**depth
-        widths = [base_width * 2**level for level in range(depth + 1)]
-        self.encoder = nn.ModuleList(
-            _DoubleConv(1 if level == 0 else widths[level - 1], widths[level]) for level in range(depth)
-        )
-        self.pool = nn.MaxPool2d(2)
-        self.bottleneck = _DoubleConv(widths[depth - 1], widths[depth])
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(widths[level + 1], widths[level], 2, stride=2) for level in reversed(range(depth))
-        )
-        self.decoder = nn.ModuleList(_DoubleConv(2 * widths[level], widths[level]) for level in reversed(range(depth)))
+        super().__init__(base_width, depth)
         self.confidence_head = nn.Conv2d(base_width, 1, 1)
         self.position_head = nn.Sequential(
             nn.Conv2d(base_width, base_width, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(base_width, 3, 1)
         )
-        hidden = max(widths[depth] // 4, 8)
+        hidden = max(self.bottleneck_width // 4, 8)
         self.spacing_head = nn.Sequential(
-            nn.Linear(widths[depth], hidden),
+            nn.Linear(self.bottleneck_width, hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, hidden),
             nn.ReLU(inplace=True),
@@ -113,12 +77,8 @@ class AtomsNet(nn.Module):
 
     @property
     def halo_px(self) -> int:
-        """How far an output pixel looks in any direction, at most.
-
-        Each level has four 3×3 convolutions (two on the way down, two up) that reach ``2**level`` pixels each, the bottleneck
-        two, the position branch one more of one pixel; the grid of the max-pools adds up to ``stride − 1``.
-        """
-        return 4 * (self.stride - 1) + 2 * self.stride + self.stride
+        """How far an output pixel looks in any direction, at most: the U-Net, and one pixel for the position branch."""
+        return super().halo_px + 1
 
     def forward(self, image: Tensor) -> AtomsOutput:
         """Columns at every pixel, and the mean spacing.
@@ -128,18 +88,10 @@ class AtomsNet(nn.Module):
         image
             ``(B, 1, H, W)`` levelled images; H and W multiples of `stride`.
         """
-        skips = []
-        x = image
-        for block in self.encoder:
-            x = block(x)  # (B, base_width · 2**level, H / 2**level, W / 2**level)
-            skips.append(x)
-            x = self.pool(x)
-        x = self.bottleneck(x)  # (B, base_width · 2**depth, H / stride, W / stride)
+        decoded, bottleneck = self.features(image)
+        position = self.position_head(decoded).float()
         # exp in float32 also under autocast: bfloat16 would quantise the spacing to 0.4 %.
-        spacing_px = self.spacing_head(x.mean(dim=(2, 3))).squeeze(1).float().exp()
-        for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            x = block(torch.cat((skip, up(x)), dim=1))
-        position = self.position_head(x).float()
+        spacing_px = self.spacing_head(bottleneck.mean(dim=(2, 3))).squeeze(1).float().exp()
         return AtomsOutput(
-            self.confidence_head(x).float(), position[:, :2], position[:, 2:].clamp(*_LOG_STD), spacing_px
+            self.confidence_head(decoded).float(), position[:, :2], position[:, 2:].clamp(*_LOG_STD), spacing_px
         )

@@ -89,7 +89,7 @@ def simulate_crystal(
     spacing
         Mean nearest-neighbour distance of the required columns in pixels.
     d_prime
-        Detectability of the brightest kind of column.
+        Detectability of a full-height column: one that the brightest tenth of the columns in the frame begins with.
     """
     seed, trial = _trial(rng, family)
     look = _draw_look(rng)
