@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from spm_runtime.pipelines.scale import interpolate
+from spm_kernels import resize
 from spm_training.evaluate import Finder, Found
 from spm_training.peers.tuning import Look, Tuning, best_settings, levelled_and_spacing, mean_neighbour_px
 
@@ -59,9 +59,8 @@ class AtomaiFinder:
 
         if self.nominal_px is not None and spacing_px is not None:
             factor = float(np.clip(self.nominal_px / spacing_px, _MIN_FACTOR, _MAX_FACTOR))
-            image = interpolate(
-                image, (_side(image.shape[0], factor, MULTIPLE), _side(image.shape[1], factor, MULTIPLE)), order=3
-            )
+            height, width = (max(round(side * factor), MULTIPLE) for side in image.shape)
+            image = resize(image.astype(np.float32), (height, width))
         return confidence(self.network, image)
 
 
@@ -111,10 +110,6 @@ def _tuned(tuning: Tuning, *, scaled: bool) -> Finder:
             yield threshold, _unscaled(locate(score, threshold), score.shape, look.scene.image.shape)
 
     return AtomaiFinder(network, best_settings(tuning.looks, propose), nominal)
-
-
-def _side(side: int, factor: float, least: int) -> int:
-    return max(round(side * factor), least)
 
 
 def _unscaled(yx: NDArray[np.float64], seen: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.float64]:
