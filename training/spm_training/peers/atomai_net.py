@@ -64,7 +64,7 @@ class AtomaiTraining:
         Of the weights and crops.
     """
 
-    minutes: float = 9.0
+    minutes: float = 18.0
     spacing_px: tuple[float, float] = (4.0, 30.0)
     detectability: tuple[float, float] = (3.0, 36.0)
     crop_px: int = 128

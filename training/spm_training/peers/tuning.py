@@ -75,7 +75,7 @@ class Tuning:
     side_px: int = 192
     images: int = 1
     weights: Path = Path("runs/peers/atomai.pt")
-    minutes: float = 9.0
+    minutes: float = 18.0
     report: Callable[[str], object] = _silent
 
     @cached_property
