@@ -20,6 +20,7 @@ from spm_training.graphs import AtomsGraph, Calibration
 from spm_training.networks.atoms import AtomsNet
 from spm_training.onnx_export import deployable
 from spm_training.recipe import load_recipe
+from spm_training.report import DIAGRAM
 from spm_training.run import RunFolder
 
 
@@ -46,7 +47,7 @@ def test_the_runtime_opens_and_reproduces_it(package):
     assert loaded.task == "atoms"
     assert self_test(Session(loaded, "cpu")) < 1e-4
     assert loaded.size_multiple == 4  # the tiny network's stride
-    assert loaded.spacing_px == (6.0, 12.0)
+    assert loaded.spacing_px == (6.0, 11.0)
     assert set(loaded.parameters) == {"filter_lower_bound", "filter_window_size", "spacing_px"}
     assert {file.name for file in package.iterdir()} == {
         "rdf.yaml",
@@ -117,7 +118,8 @@ def test_scores_go_into_the_card_with_their_command(finished_run, tmp_path):
     assert "f1_clear" in load_package(done.folder).metrics
     card = (done.folder / "README.md").read_text(encoding="utf-8")
     assert "`spm-train evaluate atoms --images 1 --side-px 48 --spacing-px 8 10`" in card
-    assert done.report.markdown() in card
+    assert done.report.markdown(diagram=DIAGRAM) in card
+    assert (done.folder / DIAGRAM).is_file()
 
 
 def test_half_precision(finished_run, tmp_path):
