@@ -247,8 +247,10 @@ def _film(
 def _bound(microscope: _Microscope, noise: float) -> float:
     """Cramér–Rao bound of the distance in pixels of one full-height column of known shape in white noise."""
     half = 0.05
-    information = [
-        float((((microscope.one(plus) - microscope.one(minus)) / (2 * half)) ** 2).sum()) / noise**2
+    slopes = [
+        (microscope.one(plus) - microscope.one(minus)).ravel() / (2 * half)
         for plus, minus in (((half, 0.0), (-half, 0.0)), ((0.0, half), (0.0, -half)))
     ]
-    return float(np.sqrt(sum(1 / value for value in information)))
+    # Both coordinates are unknown: under astigmatism along a diagonal their errors go together.
+    information = np.stack(slopes) @ np.stack(slopes).T / noise**2
+    return float(np.sqrt(np.trace(np.linalg.inv(information))))
