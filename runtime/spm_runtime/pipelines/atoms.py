@@ -96,7 +96,7 @@ def _columns(
     """Peaks of the confidence that survive the suppression, best first: where the network sees them, and their scores."""
     window = max(3, 2 * round(parameters["filter_window_size"] * scaled.spacing_px / 2) + 1)
     peaks = local_maxima(confidence, window_px=window, threshold=parameters["filter_lower_bound"], valid=scaled.valid)
-    seen = network_positions(peaks.astype(np.float64), maps.get("offset_px"), maps.get("position_std_px"))
+    seen = network_positions(peaks, confidence, maps.get("offset_px"), maps.get("position_std_px"))
     score = confidence[peaks[:, 0], peaks[:, 1]]
     kept = box_nms(seen.yx, score, side_px=scaled.spacing_px, iou=NMS_IOU)
     return Estimates(seen.yx[kept], seen.std_px[kept]), score[kept]

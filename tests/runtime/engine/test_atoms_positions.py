@@ -184,14 +184,17 @@ def test_estimates_with_one_noise_are_not_averaged_as_two(rng, ratio):
 
 
 def test_offsets_point_from_the_pixel_to_the_column():
-    offset = np.zeros((2, 6, 7), np.float32)
-    offset[:, 2, 3] = 0.25, -0.4
-    offset[:, 4, 5] = 0.0, 9.0
-    std = np.full((6, 7), 0.2, np.float32)
-    found = network_positions(np.array([[2.0, 3.0], [4.0, 5.0]]), offset, std)
-    np.testing.assert_allclose(found.yx, [[2.25, 2.6], [4.0, 6.5]], atol=1e-6)
+    """The pixels around a peak are asked too: those that point at one column agree, those without confidence are silent."""
+    y, x = np.mgrid[:6, :9].astype(np.float32)
+    offset = np.stack([2.25 - y, 2.6 - x])
+    offset[:, 4, 7] = 0.0, 9.0  # farther than a peak is from its column
+    confidence = np.where((y <= 3) & (x <= 4), np.float32(0.5), np.float32(0))
+    confidence[2, 3] = confidence[4, 7] = 0.9
+    std = np.full((6, 9), 0.2, np.float32)
+    found = network_positions(np.array([[2, 3], [4, 7]], np.int32), confidence, offset, std)
+    np.testing.assert_allclose(found.yx, [[2.25, 2.6], [4.0, 8.5]], atol=1e-5)
     np.testing.assert_allclose(found.std_px, 0.2, rtol=1e-6)
-    bare = network_positions(np.array([[2.0, 3.0]]), None, None)
+    bare = network_positions(np.array([[2, 3]], np.int32), confidence, None, None)
     assert bare.yx.tolist() == [[2.0, 3.0]]
     assert np.isnan(bare.std_px).all()
     assert to_scan(np.array([[0.5, 2.0]]), (2.0, 0.5)).tolist() == [[0.0, 4.5]]
