@@ -76,7 +76,7 @@ def log_polar_spectrum(image: NDArray[np.float32], valid: NDArray[np.bool_] | No
     power = (amplitude.real**2 + amplitude.imag**2).ravel()
     cells = _cells(height, width)
     sorted_power = power[cells.order]
-    mean = np.add.reduceat(sorted_power, cells.start) / cells.count
+    mean = np.add.reduceat(sorted_power, cells.start) / cells.samples
     largest = np.maximum.reduceat(sorted_power, cells.start)
     out = np.zeros((CHANNELS, BINS * ANGLES), np.float32)
     for channel, values in enumerate((mean, largest)):
@@ -86,7 +86,7 @@ def log_polar_spectrum(image: NDArray[np.float32], valid: NDArray[np.bool_] | No
     floor = max(float(out[0, inside].max()) * 1e-12, 1e-30)
     out[:2, inside] = np.log(np.maximum(out[:2, inside], floor))
     out[:2, inside] -= np.median(out[0, inside])
-    out[2, cells.filled] = np.log(cells.count)
+    out[2, cells.filled] = np.log(cells.samples)
     return out.reshape(CHANNELS, BINS, ANGLES)
 
 
@@ -95,7 +95,7 @@ class _Cells(NamedTuple):
 
     order: NDArray[np.int64]  # samples sorted by cell, those outside the grid left out
     start: NDArray[np.int64]  # first of each filled cell in `order`
-    count: NDArray[np.float32]  # number of samples of each filled cell
+    samples: NDArray[np.float32]  # number of samples of each filled cell
     filled: NDArray[np.int64]  # flat index of the filled cells
     empty: NDArray[np.int64]  # flat index of the cells inside the spectrum without a sample
     nearest: NDArray[np.int64]  # sample nearest to the centre of each of those

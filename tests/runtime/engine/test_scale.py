@@ -156,6 +156,15 @@ def test_a_finer_spacing_is_taken_only_where_atoms_fill_it(with_readings, monkey
         assert scaled.spacing_px / scaled.zoom == pytest.approx(expected, rel=0.03)
 
 
+def test_single_atoms_far_apart_are_no_coarse_lattice(with_readings):
+    """Four atoms of the width of a spacing of 9 px, 60 px apart: the distance between them says nothing."""
+    y, x = np.mgrid[:240, :240]
+    places = [(90, 92), (90, 152), (150, 92), (150, 152)]
+    image = sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / (2 * 1.9**2)) for a, b in places)
+    scaled = find_scale(Scan(np.float32(image)), with_readings({9.0: 0.55, 60.0: 0.45}))
+    assert scaled.spacing_px / scaled.zoom == pytest.approx(9.0, rel=0.03)
+
+
 def test_an_image_in_which_the_finder_sees_nothing_keeps_the_likeliest_reading(with_readings, rng):
     image = np.zeros((100, 100), np.float32)
     scaled = find_scale(Scan(image), with_readings({10.0: 0.6, 30.0: 0.4}))
