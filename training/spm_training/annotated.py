@@ -26,7 +26,8 @@ __all__ = ["SINGLE_ATOM_TOLERANCE_PX", "AnnotatedImage", "read_annotated"]
 
 #: Tolerance for hand-clicked single atoms in 512² images of 15 nm (0.17 nm). The data set's own evaluation accepts two boxes of
 #: 21 px whose intersection over union exceeds 0.5; the displacements it accepts cover 4 (147 − 294 ln 1.5) = 111 px²: a disc of
-#: radius 5.95 px. Source: HPAI-BSC/AtomDetection_ACSTEM, ``evaluation.py``. The pixels of the other set are not stated; the same radius is taken there.
+#: radius 5.95 px. Source: HPAI-BSC/AtomDetection_ACSTEM, ``evaluation.py``. The pixels of the other set are not stated; the same
+#: radius is taken there.
 SINGLE_ATOM_TOLERANCE_PX = 6.0
 
 #: Tolerance of a lattice in units of its spacing, as for simulated images.

@@ -82,7 +82,10 @@ def test_errors_are_as_large_as_stated_at_every_scale(rng, spacing, detectabilit
 @pytest.mark.parametrize("width", [0.15, 0.25, 0.33])
 @pytest.mark.parametrize("detectability", [28.0, 9.0, 4.0])
 def test_the_better_estimate_wins(rng, width, detectability):
-    """A network of 0.03 spacings: worse than a fit at a clear dose, better at a low one; the result is no worse than the network, nor much than the fit."""
+    """A network of 0.03 spacings: worse than a fit at a clear dose, better at a low one.
+
+    The result is no worse than the network, nor much worse than the fit.
+    """
     scan, truth, scaled = scene(rng, 9.0, width=width, detectability=detectability)
     network = network_sees(rng, truth, scaled, 0.03)
     alone = network_sees(rng, truth, scaled, 0.03, says=False)

@@ -135,7 +135,9 @@ def _simulate(rng: np.random.Generator, family: str, shape: tuple[int, int], spa
     if depth and len(vacancies):
         image -= sum_gaussians(vacancies, np.full(len(vacancies), depth), spacing * 0.45, shape)
     if len(holes):
-        image -= sum_gaussians(holes, np.full(len(holes), rng.uniform(0.2, 0.9)), spacing * rng.uniform(0.35, 0.6), shape)
+        image -= sum_gaussians(
+            holes, np.full(len(holes), rng.uniform(0.2, 0.9)), spacing * rng.uniform(0.35, 0.6), shape
+        )
     if height_field is not None:
         image += height_field
     cover = adsorbates(rng, shape, spacing, tall=stm)

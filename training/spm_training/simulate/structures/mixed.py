@@ -36,8 +36,8 @@ COHERENT_FAMILIES = ("perovskite-001", "perovskite-110", "diamond-110", "rocksal
 #: Largest difference of two lattice constants that a coherent interface takes up.
 COHERENT_MISFIT = 0.06
 #: Families of which grain boundaries are made, two-dimensional and three-dimensional ones.
-FLAT_FAMILIES = ("mos2-2h", "ws2-2h", "wse2-2h", "mote2", "tmd-1t", "graphene", "h-bn")
-DEEP_FAMILIES = (
+FLAT_FAMILIES: tuple[str, ...] = ("mos2-2h", "ws2-2h", "wse2-2h", "mote2", "tmd-1t", "graphene", "h-bn")
+DEEP_FAMILIES: tuple[str, ...] = (
     "fcc-001",
     "fcc-110",
     "fcc-111",
