@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from spm_training.networks.unet import UNet
+from spm_training.networks.unet import UNet, spacing_head
 
 __all__ = ["AtomidNet", "AtomidOutput"]
 
@@ -48,14 +48,7 @@ class AtomidNet(UNet):
     def __init__(self, base_width: int = 32, depth: int = 4) -> None:
         super().__init__(base_width, depth)
         self.confidence_head = nn.Conv2d(base_width, 1, 1)
-        hidden = max(self.bottleneck_width // 4, 8)
-        self.spacing_head = nn.Sequential(
-            nn.Linear(self.bottleneck_width, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, 1),
-        )
+        self.spacing_head = spacing_head(self.bottleneck_width)
 
     def forward(self, image: Tensor) -> AtomidOutput:
         """Confidence of a column at every pixel, and the mean spacing.

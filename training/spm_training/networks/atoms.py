@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from spm_training.networks.unet import UNet
+from spm_training.networks.unet import UNet, spacing_head
 
 __all__ = ["AtomsNet", "AtomsOutput"]
 
@@ -65,14 +65,7 @@ class AtomsNet(UNet):
         self.position_head = nn.Sequential(
             nn.Conv2d(base_width, base_width, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(base_width, 3, 1)
         )
-        hidden = max(self.bottleneck_width // 4, 8)
-        self.spacing_head = nn.Sequential(
-            nn.Linear(self.bottleneck_width, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, 1),
-        )
+        self.spacing_head = spacing_head(self.bottleneck_width)
         nn.init.constant_(cast(nn.Linear, self.spacing_head[-1]).bias, math.log(_SPACING_START_PX))
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DoubleConv", "UNet"]
+__all__ = ["DoubleConv", "UNet", "spacing_head"]
 
 
 class DoubleConv(nn.Sequential):
@@ -99,3 +99,15 @@ class UNet(nn.Module):
         for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
             x = block(torch.cat((skip, up(x)), dim=1))
         return x, bottleneck
+
+
+def spacing_head(width: int) -> nn.Sequential:
+    """Three layers from the pooled bottleneck, ``(B, width)``, to one number per image, ``(B, 1)``."""
+    hidden = max(width // 4, 8)
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, 1),
+    )
