@@ -16,6 +16,7 @@ from spm_training.simulate.columns import (
 from spm_training.simulate.crystals import CRYSTALS
 from spm_training.simulate.disturb import add_noise
 from spm_training.simulate.lattices import ARRANGEMENTS, nearest_neighbour_distances
+from spm_training.simulate.scene import in_frame
 
 #: No lattice, hence no spacing but that of their width.
 LONELY = ("isolated", "isolated-atoms")
@@ -34,6 +35,32 @@ def bare(monkeypatch):
 def scene_of(family, seed, *, shape=(96, 120), spacing=(11.0, 14.0), detectability=(150.0, 200.0)):
     rng = np.random.default_rng([seed, FAMILIES.index(family)])
     return simulate_columns(rng, shape=shape, families=[family], spacing_px=spacing, detectability=detectability)
+
+
+@pytest.mark.parametrize("family", ["graphene", "square"])
+@pytest.mark.usefixtures("bare")
+def test_columns_just_outside_the_frame_are_truth_that_nobody_asks_for(family):
+    """A larger frame around the same columns would show them: what the rim holds continues the lattice."""
+    outside = 0
+    for seed in range(6):
+        scene = scene_of(family, seed)
+        rim = ~in_frame(scene.yx_px, scene.image.shape)
+        assert not scene.required[rim].any()
+        assert scene.required[~rim].any()
+        outside += rim.sum()
+        # The rim is as full as the image: columns per area.
+        height, width = scene.image.shape
+        area = (height + scene.spacing_px) * (width + scene.spacing_px) - height * width
+        inner = (~rim).sum() / (height * width)
+        if (~rim).sum() > 80 and inner * area > 20:
+            assert rim.sum() / area == pytest.approx(inner, rel=0.6)
+    assert outside > 50
+
+
+def test_pixels_reach_half_a_pixel_beyond_their_centres():
+    yx = np.array([[-0.5, 0.0], [-0.51, 0.0], [9.49, 19.49], [9.5, 3.0], [4.0, 20.4], [11.4, -2.4]])
+    np.testing.assert_array_equal(in_frame(yx, (10, 20)), [True, False, True, False, False, False])
+    np.testing.assert_array_equal(in_frame(yx, (10, 20), margin_px=2.0), np.ones(6, bool))
 
 
 def well_inside(yx, shape, margin):
@@ -72,7 +99,8 @@ def test_the_same_seed_is_the_same_scene_at_any_shape_and_all_is_finite(family):
         assert np.ptp(first.image) > 0
         count = len(first.yx_px)
         assert first.required.shape == first.sublattice.shape == first.crb_px.shape == (count,)
-        assert ((first.yx_px >= -0.5) & (first.yx_px < np.array(shape) - 0.5)).all()
+        assert in_frame(first.yx_px, shape, margin_px=0.5 * first.spacing_px).all()
+        assert in_frame(first.yx_px[first.required], shape).all()
         assert (first.crb_px > 0).all()
         assert np.isfinite(first.crb_px).all()
     assert not np.array_equal(scene_of(family, 0).image, scene_of(family, 1).image)
@@ -278,10 +306,10 @@ def test_an_enlarged_scene_is_the_coarse_one_on_a_finer_grid():
     assert large.image.shape == (110, 130)
     assert large.spacing_px == 12.0
     assert large.width_px == pytest.approx(3 * coarse.width_px)
-    inside = np.all((coarse.yx_px + 0.5) * 3 - 0.5 < np.array([109.5, 129.5]), axis=1)
+    inside = in_frame((coarse.yx_px + 0.5) * 3 - 0.5, (110, 130), margin_px=6.0)
     np.testing.assert_allclose(large.yx_px, (coarse.yx_px[inside] + 0.5) * 3 - 0.5)
     np.testing.assert_allclose(large.crb_px, 3 * coarse.crb_px[inside])
-    np.testing.assert_array_equal(large.required, coarse.required[inside])
+    np.testing.assert_array_equal(large.required, coarse.required[inside] & in_frame(large.yx_px, (110, 130)))
 
 
 def test_gain_and_offset_are_arbitrary():

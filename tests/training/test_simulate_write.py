@@ -9,6 +9,7 @@ from PIL import Image
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.readers import open_scan
+from spm_training.simulate.scene import in_frame
 from spm_training.simulate.write import ColumnsOptions, write_columns
 
 OPTIONS = ColumnsOptions(count=2, shape=(48, 64), families=("square", "dichalcogenide"), spacing_px=(8.0, 10.0), seed=3)
@@ -41,8 +42,9 @@ def test_the_truth_lies_beside_the_image(folder):
         assert len(rows) == entry["columns"]
         assert sum(int(row["required"]) for row in rows) == entry["required"]
         yx = np.array([[float(row["y_px"]), float(row["x_px"])] for row in rows])
-        assert (yx >= -0.5).all()
-        assert (yx < np.array([47.5, 63.5])).all()
+        inside = in_frame(yx, (48, 64))
+        assert in_frame(yx, (48, 64), margin_px=0.5 * entry["spacing_px"]).all()
+        assert not any(int(row["required"]) for row, within in zip(rows, inside, strict=True) if not within)
 
 
 def test_the_preview_rings_the_columns(folder):

@@ -30,7 +30,7 @@ from spm_training.simulate.disturb import (
 )
 from spm_training.simulate.lattices import ARRANGEMENTS
 from spm_training.simulate.place import disorder, place_arrangement
-from spm_training.simulate.scene import NOISE_LEVELS, REQUIRED_HEIGHT, Scene
+from spm_training.simulate.scene import BORDER, NOISE_LEVELS, REQUIRED_HEIGHT, Scene, in_frame
 from spm_training.simulate.splat import sum_gaussians
 from spm_training.simulate.stem import simulate_crystal
 
@@ -146,13 +146,13 @@ def _simulate(rng: np.random.Generator, family: str, shape: tuple[int, int], spa
     noise = float(np.sqrt(np.pi) * width / d_prime)
     image = add_noise(rng, image, noise, stm=stm, spacing=spacing)
 
-    in_frame = np.all((columns.yx >= -0.5) & (columns.yx < np.asarray(shape) - 0.5), axis=1)
-    columns = columns.keep(in_frame & (not blurred))
+    columns = columns.shown(shape, spacing)
+    columns = columns.keep(np.full(len(columns.yx), not blurred))
     buried = ndimage.map_coordinates(cover, columns.yx.T, order=1, mode="nearest") > 0.25
     return Scene(
         image=arbitrary_units(rng, image),
         yx_px=columns.yx,
-        required=(columns.height >= REQUIRED_HEIGHT) & ~buried,
+        required=(columns.height >= REQUIRED_HEIGHT) & ~buried & in_frame(columns.yx, shape),
         sublattice=columns.site,
         # √2 σ / d′ along each axis, for a full-height Gaussian.
         crb_px=2 * width / (d_prime * columns.height),
@@ -174,14 +174,14 @@ def _enlarge(scene: Scene, shape: tuple[int, int], spacing: float) -> Scene:
     )
     true_factor = np.asarray(size) / np.asarray(scene.image.shape)
     yx = (scene.yx_px + 0.5) * true_factor - 0.5
-    inside = np.all((yx >= -0.5) & (yx < np.asarray(shape) - 0.5), axis=1)
+    shown = in_frame(yx, shape, margin_px=BORDER * spacing)
     return replace(
         scene,
         image=np.ascontiguousarray(image[: shape[0], : shape[1]], dtype=np.float32),
-        yx_px=yx[inside],
-        required=scene.required[inside],
-        sublattice=scene.sublattice[inside],
-        crb_px=scene.crb_px[inside] * factor,
+        yx_px=yx[shown],
+        required=(scene.required & in_frame(yx, shape))[shown],
+        sublattice=scene.sublattice[shown],
+        crb_px=scene.crb_px[shown] * factor,
         spacing_px=spacing,
         width_px=scene.width_px * factor,
     )

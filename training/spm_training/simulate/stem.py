@@ -17,7 +17,7 @@ from spm_training.simulate.disturb import add_noise, adsorbates, arbitrary_units
 from spm_training.simulate.lattices import nearest_neighbour_distances
 from spm_training.simulate.place import disorder, random_pose
 from spm_training.simulate.responses import ELEMENTS, load_responses
-from spm_training.simulate.scene import REQUIRED_HEIGHT, Columns, Scene
+from spm_training.simulate.scene import REQUIRED_HEIGHT, Columns, Scene, in_frame
 from spm_training.simulate.splat import sum_tables
 
 __all__ = ["simulate_crystal"]
@@ -119,13 +119,13 @@ def simulate_crystal(
     noise = float(np.sqrt((alone**2).sum()) / d_prime)
     image = add_noise(rng, image, noise, stm=False, spacing=spacing)
 
-    columns = columns.keep(np.all((columns.yx >= -0.5) & (columns.yx < np.asarray(shape) - 0.5), axis=1))
+    columns = columns.shown(shape, spacing)
     height = columns.height * microscope.peaks[columns.kind]
     buried = ndimage.map_coordinates(cover, columns.yx.T, order=1, mode="nearest") > 0.25
     return Scene(
         image=arbitrary_units(rng, image),
         yx_px=columns.yx,
-        required=(height >= REQUIRED_HEIGHT) & ~buried & ~_light(crystal)[columns.kind],
+        required=(height >= REQUIRED_HEIGHT) & ~buried & ~_light(crystal)[columns.kind] & in_frame(columns.yx, shape),
         sublattice=columns.site,
         crb_px=_bound(microscope, noise) / np.maximum(height, 1e-3),
         spacing_px=spacing,
