@@ -57,7 +57,8 @@ def write_columns(
     """Write scenes of atom columns.
 
     Each is ``NAME.tif`` (float32, ImageJ calibration in nm), ``NAME.csv`` (``y_px,x_px,required,sublattice``) and ``NAME.png``
-    (levelled, required columns as red rings, others blue; columns up to half a spacing outside the image are among the others). ``manifest.json`` says how they were made.
+    (levelled, required columns as red rings, others blue). Columns up to half a spacing outside the image are listed, as not
+    required. ``manifest.json`` says how they were made.
 
     Parameters
     ----------
