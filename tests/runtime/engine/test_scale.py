@@ -18,8 +18,11 @@ from spm_runtime.pipelines.spectrum import ANGLES, BINS, CHANNELS, bin_of_period
 from spm_runtime.scan import Scan
 
 
-def net(shape, spacing, *, honeycomb=False, angle=0.2):
-    """Gaussian columns on a triangular net or a honeycomb whose nearest neighbours are `spacing` apart."""
+def net(shape, spacing, *, honeycomb=False, angle=0.2, second=1.0):
+    """Gaussian columns on a triangular net or a honeycomb whose nearest neighbours are `spacing` apart.
+
+    `second` is the height of every other column of the honeycomb.
+    """
     side = spacing * (np.sqrt(3.0) if honeycomb else 1.0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     cell = side * np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]]) @ turn
@@ -27,11 +30,13 @@ def net(shape, spacing, *, honeycomb=False, angle=0.2):
     ij = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1.0)] * 2), -1).reshape(-1, 1, 2)
     basis = np.array([[1 / 3, 1 / 3], [2 / 3, 2 / 3]]) if honeycomb else np.zeros((1, 2))
     yx = ((ij + basis).reshape(-1, 2)) @ cell + np.array(shape) / 2
-    yx = yx[np.all((yx > -spacing) & (yx < np.array(shape) + spacing), axis=1)]
+    height = np.tile([1.0, second][: len(basis)], ij[..., 0].size)
+    near = np.all((yx > -spacing) & (yx < np.array(shape) + spacing), axis=1)
+    yx, height = yx[near], height[near]
     y, x = np.arange(shape[0])[:, None], np.arange(shape[1])[:, None]
     sigma = 0.22 * spacing
     rows, columns = (np.exp(-0.5 * ((axis - yx[:, k]) / sigma) ** 2) for k, axis in enumerate((y, x)))
-    return (rows @ columns.T).astype(np.float32)
+    return ((rows * height) @ columns.T).astype(np.float32)
 
 
 class Finder:
@@ -138,20 +143,29 @@ def test_a_honeycomb_is_not_taken_for_its_triangular_net(with_readings):
     assert scaled.spacing_px / scaled.zoom == pytest.approx(spacing, rel=0.03)
 
 
-def test_a_finer_spacing_is_taken_only_where_atoms_fill_it(with_readings, monkeypatch):
+@pytest.mark.parametrize(("second", "ratio"), [(0.7, 1.0), (0.45, np.sqrt(3.0))])
+def test_light_columns_beside_heavy_ones_do_not_set_the_scale(with_readings, second, ratio):
+    """A honeycomb with boron on every other place is one; with sulphur beside a metal the metal alone counts."""
+    spacing = 9.0
+    image = net((240, 240), spacing, honeycomb=True, second=second)
+    scaled = find_scale(Scan(image), with_readings({np.sqrt(3) * spacing: 1.0}))
+    assert scaled.spacing_px / scaled.zoom == pytest.approx(ratio * spacing, rel=0.03)
+
+
+def test_a_finer_spacing_is_taken_only_where_atoms_fill_it_evenly(with_readings, monkeypatch):
     """Equal in weight, it wins by its bonus when filled, and is out of the question when not."""
     spacing = 9.0
 
-    def looks(filled):
+    def looks(filled, even):
         def look(square, session, spacing_px):
             finer = spacing_px < 0.9 * spacing
-            return scale._Looked(0.8 if finer else 0.75, filled if finer else 1.0)
+            return scale._Looked(0.8 if finer else 0.75, filled if finer else 1.0, even if finer else 1.0)
 
         return look
 
     image = net((120, 120), spacing)
-    for filled, expected in ((0.9, spacing / np.sqrt(3)), (0.3, spacing)):
-        monkeypatch.setattr(scale, "_look_at", looks(filled))
+    for filled, even, expected in ((0.9, 0.9, spacing / np.sqrt(3)), (0.3, 0.9, spacing), (0.9, 0.3, spacing)):
+        monkeypatch.setattr(scale, "_look_at", looks(filled, even))
         scaled = find_scale(Scan(image), with_readings({spacing: 1.0}))
         assert scaled.spacing_px / scaled.zoom == pytest.approx(expected, rel=0.03)
 
