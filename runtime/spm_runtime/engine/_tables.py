@@ -1,0 +1,117 @@
+"""What stands in the ledger: its tables, and one row as a value."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from spm_runtime.engine.jobs import Job, Stamp
+
+__all__ = ["COLUMNS", "SCHEMA", "SCHEMA_VERSION", "Entry", "Found", "State", "connect", "to_entry"]
+
+#: ``waiting`` for its turn or for its next attempt; ``working``; then ``done``; ``failed`` with the reason;
+#: ``quarantined`` after too many attempts; ``skipped``, nothing to do for such a scan; ``gone`` before it was analysed;
+#: ``ignored``, no scan at all.
+State = Literal["waiting", "working", "done", "failed", "quarantined", "skipped", "gone", "ignored"]
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE scans (
+    name TEXT PRIMARY KEY, root BLOB NOT NULL, path BLOB NOT NULL, named INTEGER NOT NULL DEFAULT 0,
+    size INTEGER, mtime_ns INTEGER, settings TEXT NOT NULL, sha256 TEXT NOT NULL DEFAULT '', key TEXT NOT NULL DEFAULT '',
+    state TEXT NOT NULL, kind TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', traceback TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0,
+    analyses INTEGER NOT NULL DEFAULT 0, version INTEGER NOT NULL DEFAULT 1, place INTEGER NOT NULL DEFAULT 0,
+    changed_s REAL, seen_s REAL, settled_s REAL, started_s REAL, finished_s REAL, next_try_s REAL NOT NULL DEFAULT 0,
+    latency_s REAL, provider TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX by_state ON scans (state, next_try_s);
+CREATE INDEX by_finish ON scans (finished_s);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE workers (pid INTEGER PRIMARY KEY, created_s REAL NOT NULL) STRICT;
+"""
+
+#: Columns of `Entry`, in order.
+COLUMNS = (
+    "name, path, named, size, mtime_ns, settings, sha256, key, state, kind, reason, traceback, attempts, interruptions, "
+    "tries, analyses, version, changed_s, seen_s, settled_s, started_s, finished_s, next_try_s, latency_s, provider"
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that is complete as far as one can tell from outside.
+
+    Parameters
+    ----------
+    job
+        The file, with its stamp.
+    changed_s
+        When its last byte was written, as far as is known; seconds since 1970, like all times of the ledger.
+    seen_s
+        When this state of it was seen first.
+    """
+
+    job: Job
+    changed_s: float
+    seen_s: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger says of one scan; the columns of the table ``scans``."""
+
+    name: str
+    path: Path
+    named: bool
+    stamp: Stamp | None
+    settings: str
+    sha256: str
+    key: str
+    state: State
+    kind: str
+    reason: str
+    traceback: str
+    attempts: int
+    interruptions: int
+    tries: int
+    analyses: int
+    version: int
+    changed_s: float | None
+    seen_s: float | None
+    settled_s: float | None
+    started_s: float | None
+    finished_s: float | None
+    next_try_s: float
+    latency_s: float | None
+    provider: str
+
+    @property
+    def job(self) -> Job:
+        """The file as a job."""
+        return Job(self.path, self.name, stamp=self.stamp, named=self.named)
+
+
+def connect(file: Path) -> sqlite3.Connection:
+    """Open a database that several processes write to; autocommit, a lock is waited for."""
+    connection = sqlite3.connect(file, timeout=30.0, isolation_level=None, check_same_thread=False)
+    try:
+        # A loss of power may cost the last transactions, never the file; the results themselves are flushed.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    except sqlite3.DatabaseError:  # no database at all: whoever asks for its version hears it again
+        pass
+    return connection
+
+
+def to_entry(row: tuple[Any, ...]) -> Entry:
+    """A row of the columns `COLUMNS` as a value."""
+    name, path, named, size, mtime_ns, *rest = row
+    stamp = None if size is None else Stamp(size, mtime_ns)
+    return Entry(name, Path(os.fsdecode(path)), bool(named), stamp, *rest)

@@ -1,0 +1,414 @@
+"""The ledger: what is known of every scan that ever appeared, in one SQLite file on a local disk."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from spm_runtime.engine._tables import COLUMNS, SCHEMA, SCHEMA_VERSION, Entry, Found, State, connect, to_entry
+from spm_runtime.errors import OutputError
+
+__all__ = ["LEDGER", "Entry", "Found", "Ledger", "Order", "State"]
+
+#: Name of the file.
+LEDGER = "ledger.sqlite3"
+
+Order = Literal["newest", "oldest", "given"]
+
+_ORDERS: dict[Order, str] = {"newest": "mtime_ns DESC", "oldest": "mtime_ns ASC", "given": "place ASC"}
+
+#: What a scan forgets when it is to be analysed anew.
+_ANEW = (
+    "state = 'waiting', kind = '', reason = '', traceback = '', attempts = 0, interruptions = 0, tries = 0, next_try_s = 0, "
+    "sha256 = '', key = ''"
+)
+
+
+class Ledger:
+    """The ledger of one folder of results.
+
+    Several processes may have it open: one that analyses, and others that ask or put failed scans back in line.
+
+    Parameters
+    ----------
+    file
+        The SQLite file, on a local disk: its locks do not work on shares. Made when it is not there.
+    create
+        Whether it may be made.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be opened or made.
+
+    Attributes
+    ----------
+    is_new
+        Whether it was made now.
+    note
+        What a person should know: that a damaged ledger was set aside. Mostly nothing.
+    """
+
+    def __init__(self, file: Path, *, create: bool = True) -> None:
+        self.file = file
+        self.note = ""
+        self.is_new = False
+        if not create and not file.is_file():
+            raise OutputError(f"{file}: no ledger; nothing was analysed here yet, or it was with another --state")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._open(create=create)
+        except (OSError, sqlite3.Error) as error:
+            raise OutputError(
+                f"{file}: the ledger cannot be opened ({error}); name a folder on a local disk with --state, where you may write"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    def _open(self, *, create: bool) -> None:
+        self.connection = connect(self.file)
+        try:
+            (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+            (verdict,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            if isinstance(
+                error, sqlite3.OperationalError
+            ):  # locked, or the disk is full: nothing is wrong with the file
+                self.connection.close()
+                raise
+            version, verdict = -1, str(error)
+        empty = version == 0 and not self.connection.execute("SELECT name FROM sqlite_master").fetchall()
+        if version == SCHEMA_VERSION and verdict == "ok":
+            return
+        if not empty:
+            self.connection.close()
+            if not create:
+                raise sqlite3.DatabaseError(f"version {version}, {verdict}")
+            self._set_aside(f"version {version}, expected {SCHEMA_VERSION}; {verdict}")
+            self.connection = connect(self.file)
+        self.is_new = True
+        with self.transaction():
+            for statement in SCHEMA.split(";"):
+                self.connection.execute(statement)
+            self.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _set_aside(self, why: str) -> None:
+        names = (self.file.with_name(f"{self.file.name}.bak-{number}") for number in itertools.count(1))
+        backup = next(name for name in names if not name.exists())
+        self.file.replace(backup)
+        for end in ("-wal", "-shm"):
+            self.file.with_name(self.file.name + end).unlink(missing_ok=True)
+        self.note = (
+            f"{self.file}: the ledger is damaged ({why}); kept as {backup.name}, and a new one is made from the results"
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside happens, or nothing."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query, values).fetchall()
+
+    # What is to be done
+
+    def offer(
+        self,
+        found: Iterable[Found],
+        *,
+        root: bytes,
+        settings: str,
+        now_s: float,
+        again: bool = False,
+        is_there: Callable[[str], bool] = lambda name: True,
+    ) -> int:
+        """Put files in line that are new, have changed, or are to be analysed otherwise than they were.
+
+        Parameters
+        ----------
+        found
+            The files.
+        root
+            What they belong to: only `take` with the same root gives them out.
+        settings
+            What the results depend on besides the file.
+        now_s
+            The time.
+        again
+            Whether files that are not done are put in line too, whatever was the matter with them.
+        is_there
+            Asked for a scan that is done and has not changed: whether its result still exists.
+
+        Returns
+        -------
+        int
+            How many were put in line.
+        """
+        count = 0
+        with self.transaction():
+            for place, item in enumerate(found):
+                job = item.job
+                size, mtime_ns = (None, None) if job.stamp is None else (job.stamp.size, job.stamp.mtime_ns)
+                facts = (root, os.fsencode(job.path), job.named, size, mtime_ns, settings, place)
+                times = (item.changed_s, item.seen_s, now_s)
+                known = self.get(job.name)
+                if known is None:
+                    self._all(
+                        "INSERT INTO scans (root, path, named, size, mtime_ns, settings, place, changed_s, seen_s, settled_s, "
+                        "name, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
+                        *facts, *times, job.name,
+                    )  # fmt: skip
+                    count += 1
+                    continue
+                is_new = known.stamp != job.stamp or known.path != job.path
+                if known.state == "working":  # whoever finishes it sees the other stamp
+                    self._all("UPDATE scans SET size = ?, mtime_ns = ? WHERE name = ?", size, mtime_ns, job.name)
+                    continue
+                if is_new or known.settings != settings or _is_open(known, again) or not _is_kept(known, is_there):
+                    self._all(
+                        f"UPDATE scans SET root = ?, path = ?, named = ?, size = ?, mtime_ns = ?, settings = ?, place = ?, "
+                        f"changed_s = ?, seen_s = ?, settled_s = ?, version = version + ?, {_ANEW} WHERE name = ?",
+                        *facts, *times, is_new, job.name,
+                    )  # fmt: skip
+                    count += 1
+                else:
+                    self._all(
+                        "UPDATE scans SET root = ?, place = ? WHERE name = ? AND state = 'waiting'",
+                        root, place, job.name,
+                    )  # fmt: skip
+        return count
+
+    def take(self, *, root: bytes, order: Order, now_s: float) -> Entry | None:
+        """The scan whose turn it is, from now on ``working``; one that was never tried comes before one that was.
+
+        A scan that takes the whole computer down must not be the first one to be tried again.
+        """
+        with self.transaction():
+            rows = self._all(
+                "SELECT name FROM scans WHERE state = 'waiting' AND root = ? AND next_try_s <= ? "
+                f"ORDER BY attempts + interruptions + tries > 0, {_ORDERS[order]}, name LIMIT 1",
+                root, now_s,
+            )  # fmt: skip
+            if not rows:
+                return None
+            (name,) = rows[0]
+            self._all("UPDATE scans SET state = 'working', started_s = ? WHERE name = ?", now_s, name)
+        return self.get(name)
+
+    def note_content(self, name: str, *, sha256: str, key: str) -> None:
+        """Keep what the scan in hand holds, so that its result is recognised should this process die."""
+        self._all("UPDATE scans SET sha256 = ?, key = ? WHERE name = ?", sha256, key, name)
+
+    def finish(
+        self,
+        name: str,
+        state: State,
+        *,
+        now_s: float,
+        kind: str = "",
+        reason: str = "",
+        traceback: str = "",
+        provider: str = "",
+        latency_s: float | None = None,
+        analysed: bool = False,
+        attempts: int | None = None,
+    ) -> None:
+        """Write down how it ended.
+
+        Parameters
+        ----------
+        name, state
+            The scan and what became of it.
+        now_s
+            The time.
+        kind
+            What sort of trouble it was.
+        reason, traceback
+            Why it failed.
+        provider
+            Execution provider that ran.
+        latency_s
+            From its last byte to its result.
+        analysed
+            Whether it was analysed now rather than found to be done already.
+        attempts
+            How many were made; unchanged when None.
+        """
+        self._all(
+            "UPDATE scans SET state = ?, kind = ?, reason = ?, traceback = ?, provider = ?, latency_s = ?, finished_s = ?, "
+            "analyses = analyses + ?, attempts = coalesce(?, attempts), tries = 0, next_try_s = 0 WHERE name = ?",
+            state, kind, reason, traceback, provider, latency_s, now_s, analysed, attempts, name,
+        )  # fmt: skip
+
+    def postpone(
+        self,
+        name: str,
+        *,
+        next_try_s: float,
+        kind: str = "",
+        reason: str = "",
+        traceback: str = "",
+        attempts: int,
+        tries: int,
+    ) -> None:
+        """Put a scan back in line, not to be tried before a moment."""
+        self._all(
+            "UPDATE scans SET state = 'waiting', kind = ?, reason = ?, traceback = ?, attempts = ?, tries = ?, next_try_s = ? "
+            "WHERE name = ?",
+            kind, reason, traceback, attempts, tries, next_try_s, name,
+        )  # fmt: skip
+
+    def renew(self, name: str, *, now_s: float) -> None:
+        """Put a scan in line whose file has changed while the earlier state of it was analysed."""
+        self._all(
+            f"UPDATE scans SET {_ANEW}, version = version + 1, changed_s = ?, seen_s = ?, settled_s = ? WHERE name = ?",
+            now_s, now_s, now_s, name,
+        )  # fmt: skip
+
+    def interrupted(self, *, limit: int) -> list[Entry]:
+        """The scans in hand when the last process died; one more interruption each, and quarantine at the limit."""
+        entries = self.entries("state = 'working'")
+        with self.transaction():
+            for entry in entries:
+                count = entry.interruptions + 1
+                reason = f"the program was ended {count} times while it analysed this scan; use `spm-infer retry` to try again"
+                full = count >= limit
+                self._all(
+                    "UPDATE scans SET state = ?, interruptions = ?, reason = ?, next_try_s = 0 WHERE name = ?",
+                    "quarantined" if full else "waiting", count, reason if full else entry.reason, entry.name,
+                )  # fmt: skip
+        return entries
+
+    def release(self, names: Iterable[str]) -> None:
+        """Put scans in hand back in line as if nothing had happened."""
+        with self.transaction():
+            for name in names:
+                self._all("UPDATE scans SET state = 'waiting' WHERE name = ? AND state = 'working'", name)
+
+    def reopen(self, kinds: Iterable[str], *, root: bytes) -> None:
+        """Put failed scans back in line whose trouble had nothing to do with them, and let nobody wait longer."""
+        with self.transaction():
+            for kind in kinds:
+                self._all(f"UPDATE scans SET {_ANEW} WHERE state = 'failed' AND kind = ? AND root = ?", kind, root)
+            self._all("UPDATE scans SET next_try_s = 0 WHERE state = 'waiting' AND kind != 'incomplete'")
+
+    def retry(self, names: Iterable[str] | None = None) -> list[str]:
+        """Put failed, quarantined and vanished scans back in line.
+
+        Parameters
+        ----------
+        names
+            Which; all when None.
+
+        Returns
+        -------
+        list of str
+            Those that were put back.
+        """
+        chosen = "state IN ('failed', 'quarantined', 'gone')"
+        back: list[str] = []
+        with self.transaction():
+            for (name,) in self._all(f"SELECT name FROM scans WHERE {chosen} ORDER BY name"):
+                if names is None or name in names:
+                    self._all(f"UPDATE scans SET {_ANEW} WHERE name = ?", name)
+                    back.append(name)
+        return back
+
+    def adopt(self, name: str, *, sha256: str, provider: str, finished_s: float) -> None:
+        """Enter a result that is there already, of a scan of which nothing else is known."""
+        self._all(
+            "INSERT OR IGNORE INTO scans (name, root, path, settings, sha256, state, finished_s, provider) "
+            "VALUES (?, x'', x'', '', ?, 'done', ?, ?)",
+            name, sha256, finished_s, provider,
+        )  # fmt: skip
+
+    # What is known
+
+    def get(self, name: str) -> Entry | None:
+        """What is known of one scan."""
+        found = self.entries("name = ?", name)
+        return found[0] if found else None
+
+    def entries(self, condition: str, *values: object, limit: int = -1) -> list[Entry]:
+        """What is known of the scans that meet a condition in SQL, by name."""
+        rows = self._all(
+            f"SELECT {COLUMNS} FROM scans WHERE {condition} ORDER BY name LIMIT {limit:d}",
+            *values,
+        )
+        return [to_entry(row) for row in rows]
+
+    def counts(self, root: bytes | None = None) -> dict[State, int]:
+        """How many scans there are in every state."""
+        where, values = ("", ()) if root is None else (" WHERE root = ?", (root,))
+        return dict(self._all(f"SELECT state, count(*) FROM scans{where} GROUP BY state", *values))
+
+    def next_try_s(self, root: bytes) -> float | None:
+        """When the next scan may be tried; None when none waits."""
+        ((moment,),) = self._all("SELECT min(next_try_s) FROM scans WHERE state = 'waiting' AND root = ?", root)
+        return moment  # type: ignore[no-any-return]
+
+    def latencies_s(self, last: int = 1000) -> list[float]:
+        """Seconds from the last byte to the result of the scans that were done last, in ascending order."""
+        rows = self._all(
+            "SELECT latency_s FROM scans WHERE latency_s IS NOT NULL ORDER BY finished_s DESC LIMIT ?", last
+        )
+        return sorted(value for (value,) in rows)
+
+    # Facts about the process that writes
+
+    def note_fact(self, name: str, value: str) -> None:
+        """Keep a fact about the process that writes, such as why it pauses; an empty one is forgotten."""
+        if value:
+            self._all("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
+        else:
+            self._all("DELETE FROM facts WHERE name = ?", name)
+
+    def fact(self, name: str) -> str:
+        """A fact, or nothing."""
+        rows = self._all("SELECT value FROM facts WHERE name = ?", name)
+        return str(rows[0][0]) if rows else ""
+
+    def note_worker(self, pid: int, created_s: float) -> None:
+        """Keep that a process works for this one, so that the next one can end it should it be left alone."""
+        self._all("INSERT OR REPLACE INTO workers VALUES (?, ?)", pid, created_s)
+
+    def forget_worker(self, pid: int) -> None:
+        """A process has ended."""
+        self._all("DELETE FROM workers WHERE pid = ?", pid)
+
+    def workers(self) -> list[tuple[int, float]]:
+        """Processes that were begun and not seen to end: identifier and time of creation."""
+        return [(int(pid), float(created_s)) for pid, created_s in self._all("SELECT pid, created_s FROM workers")]
+
+
+def _is_open(known: Entry, again: bool) -> bool:
+    """Whether a file that has not changed is put in line although it had an end."""
+    if known.state == "gone":
+        return True
+    return again and known.state in {"failed", "quarantined", "skipped", "ignored"}
+
+
+def _is_kept(known: Entry, is_there: Callable[[str], bool]) -> bool:
+    return known.state != "done" or is_there(known.name)
