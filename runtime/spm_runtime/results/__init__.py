@@ -1,13 +1,14 @@
 """Results and the files that they leave."""
 
 from spm_runtime.results._document import file_sha256, read_document, scan_block
-from spm_runtime.results._files import printable, replacing, write_atomically
+from spm_runtime.results._files import PARTIAL_PREFIX, printable, remove_partial_folders, replacing, write_atomically
 from spm_runtime.results._outcome import Outcome
 from spm_runtime.results._report import Report
 from spm_runtime.results._result import Atoms, Map, ModelReference, Result, Task
 from spm_runtime.results._save import save_results
 
 __all__ = [
+    "PARTIAL_PREFIX",
     "Atoms",
     "Map",
     "ModelReference",
@@ -18,6 +19,7 @@ __all__ = [
     "file_sha256",
     "printable",
     "read_document",
+    "remove_partial_folders",
     "replacing",
     "save_results",
     "scan_block",

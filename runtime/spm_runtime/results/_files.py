@@ -16,6 +16,7 @@ __all__ = [
     "partial_folder",
     "patiently",
     "printable",
+    "remove_partial_folders",
     "replacing",
     "sync_file",
     "sync_folder",
@@ -24,8 +25,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Unfinished files live in folders of this prefix, inside the folder that they are meant for: the same disk, the same
-#: permissions, and `os.replace` is atomic.
+#: Unfinished files live in folders of this prefix, inside or beside the folder that they are meant for: the same disk, the
+#: same permissions, and renaming is atomic.
 PARTIAL_PREFIX = ".partial-"
 
 #: An unfinished folder this old was left by a process that died; a living one needs seconds.
@@ -104,8 +105,17 @@ def partial_folder(folder: Path) -> Iterator[Path]:
             if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
                 shutil.rmtree(left)
     # What a virus scanner holds at the end is left to a later call: the files themselves are in their place by then.
-    with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder, ignore_cleanup_errors=True) as partial:
-        yield Path(partial)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder, ignore_cleanup_errors=True) as made:
+        partial = Path(made)
+        # A private folder that is renamed into its place would stay private: it gets the rights of any new folder.
+        partial.chmod(folder.stat().st_mode & 0o777)
+        yield partial
+
+
+def remove_partial_folders(folder: Path) -> None:
+    """Remove the unfinished folders that processes have left which are known to be dead."""
+    for left in folder.glob(f"{PARTIAL_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

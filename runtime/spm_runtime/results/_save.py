@@ -33,12 +33,14 @@ def save_results(
     gwy: bool = False,
     source_sha256: str | None = None,
     source_name: str | None = None,
+    workspace: Path | None = None,
 ) -> Path:
     """Write everything that was found on one scan into one folder.
 
-    The files are written beside their final place, flushed to disk and then moved into it, ``result.json`` last: whoever
-    sees ``result.json`` sees all of it. A folder holds one analysis: an earlier one is replaced, ``result.json`` removed
-    first, and files that it listed and this one lacks are removed too.
+    The files are written into a hidden folder on the same disk, ``result.json`` last, flushed, and that folder is renamed. Where
+    there is a folder already, ``result.json`` is removed from it first and the files are moved into it one by one,
+    ``result.json`` last; files that the earlier one listed and this one lacks are removed. Either way, whoever sees
+    ``result.json`` sees all of it, and a folder holds one analysis.
 
     Parameters
     ----------
@@ -54,6 +56,9 @@ def save_results(
         SHA-256 of the scan's file; taken from ``scan.path`` when None and the file is there.
     source_name
         Name of the scan for people; the name of its file when None.
+    workspace
+        Where the hidden folder is made, on the same disk as `folder`; in `folder` itself when None, and then the files are
+        always moved one by one.
 
     Returns
     -------
@@ -75,7 +80,7 @@ def save_results(
         source_sha256 = file_sha256(scan.path)
     file_name = "scan" if scan.path is None else scan.path.name
     name = source_name or file_name
-    with partial_folder(folder) as partial:
+    with partial_folder(workspace or folder) as partial:
         files, extra = _write_tasks(partial, scan, results)
         title = name if scan.frame is None else f"{name}, frame {scan.frame}"
         # Level 2 comes out as small as higher ones for such pictures, and much faster.
@@ -134,9 +139,15 @@ def _write_tasks(
 def _publish(
     partial: Path, folder: Path, names: Sequence[str], *, sleep: Callable[[float], object] = time.sleep
 ) -> None:
-    """Move the files into their place, ``result.json`` last; a file that another program holds is waited for."""
+    """Move everything into its place, ``result.json`` last; a file that another program holds is waited for."""
     for name in (*names, DOCUMENT):
         patiently(bind(sync_file, partial / name), partial / name, sleep=sleep)
+    if not folder.exists():
+        sync_folder(partial)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        patiently(bind(partial.rename, folder), folder, sleep=sleep)
+        sync_folder(folder.parent)
+        return
     stale = _listed(read_document(folder)) - set(names)
     for name in (DOCUMENT, *sorted(stale)):
         patiently(bind((folder / name).unlink, missing_ok=True), folder / name, sleep=sleep)

@@ -234,6 +234,34 @@ def test_other_troubles_are_not_waited_for(tmp_path):
         patiently(lambda: (_ for _ in ()).throw(OSError(21, "a folder")), tmp_path, sleep=pytest.fail)
 
 
+def test_a_new_folder_appears_at_once_and_is_open_to_others(tmp_path, make_scan, make_result, monkeypatch):
+    renamed = []
+    real = Path.rename
+    monkeypatch.setattr(
+        Path,
+        "rename",
+        lambda self, to: (renamed.append(sorted(file.name for file in self.iterdir())), real(self, to))[1],
+    )
+    scan, workspace, folder = make_scan(), tmp_path / ".partial-work", tmp_path / "out" / "a.sxm"
+    save_results(scan, [make_result(scan)], folder, workspace=workspace)
+    assert renamed == [["atoms.csv", "atoms.xyz", "confidence.tif", "overlay.png", "result.json"]]
+    assert not list(workspace.iterdir())
+    assert (folder.stat().st_mode & 0o777) == (folder.parent.stat().st_mode & 0o777)
+    saved(folder)
+    (folder / "my notes.txt").write_text("kept", encoding="utf-8")
+    save_results(scan, [make_result(scan, maps=())], folder, workspace=workspace)
+    assert len(renamed) == 1
+    assert not list(workspace.iterdir())
+    saved(folder)
+    assert {file.name for file in folder.iterdir()} == {
+        "atoms.csv",
+        "atoms.xyz",
+        "overlay.png",
+        "result.json",
+        "my notes.txt",
+    }
+
+
 def test_result_json_comes_last(tmp_path, make_scan, make_result, monkeypatch):
     order = []
     real = Path.replace
