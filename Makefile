@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test check bench base wheelhouse clean
+.PHONY: demo test torture check bench base wheelhouse clean
 
 ## the whole job on three real STM images; open demo-out/index.html
 demo: $(VENV)/.demo
@@ -16,6 +16,10 @@ demo: $(VENV)/.demo
 ## every test; those on real scans skip where the folder of scans is absent
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+## the watch killed 50 times while 500 scans come in and the disk fills; minutes. ADATOM_TORTURE_SEED=N repeats the scans of a run
+torture: $(VENV)/.dev
+	ADATOM_TORTURE_SCANS=500 ADATOM_TORTURE_KILLS=50 $(BIN)/python -m pytest tests/torture
 
 ## linters, types, layers
 check: $(VENV)/.dev
