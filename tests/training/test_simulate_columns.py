@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from spm_training.simulate import columns as columns_module
@@ -14,7 +15,7 @@ from spm_training.simulate.columns import (
     simulate_columns,
 )
 from spm_training.simulate.crystals import CRYSTALS
-from spm_training.simulate.disturb import add_noise
+from spm_training.simulate.disturb import add_noise, support
 from spm_training.simulate.lattices import ARRANGEMENTS, nearest_neighbour_distances
 from spm_training.simulate.scene import in_frame
 
@@ -321,6 +322,29 @@ def test_noise_levels_have_names():
     for name, (low, high) in NOISE_LEVELS.items():
         scene = simulate_columns(np.random.default_rng(1), shape=(32, 32), detectability=(low, high))
         assert scene.noise == name
+
+
+def test_a_support_is_rough_from_the_size_of_an_atom_on():
+    """It varies by a tenth of a column to a whole one; most of it within ten spacings, some within one."""
+    spacing = 8.0
+    for seed in range(10):
+        field = support(np.random.default_rng(seed), (256, 256), spacing)
+        assert field.shape == (256, 256)
+        assert 0.1 <= field.std() <= 1.0
+        wide = ndimage.gaussian_filter(field, 10 * spacing)
+        fine = field - ndimage.gaussian_filter(field, 0.5 * spacing)
+        assert wide.std() < 0.5 * field.std()
+        assert 0.05 * field.std() < fine.std() < 0.8 * field.std()
+
+
+def test_single_atoms_lie_on_a_support_more_often_than_not(monkeypatch):
+    bumps = []
+    monkeypatch.setattr(stem_module, "support", lambda rng, shape, spacing: bumps.append(shape) or np.zeros(shape))
+    for seed in range(40):
+        scene_of("isolated-atoms", seed)
+    assert 15 < len(bumps) < 33
+    scene_of("fcc-001", 1)
+    assert len(bumps) < 33
 
 
 def test_images_too_blurred_to_tell_columns_apart_ask_for_none():

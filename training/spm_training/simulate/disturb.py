@@ -16,6 +16,7 @@ __all__ = [
     "reregister",
     "slow_drift",
     "smooth_field",
+    "support",
     "terraces",
 ]
 
@@ -104,6 +105,14 @@ def background(rng: np.random.Generator, shape: tuple[int, int], spacing: float)
     slope = rng.normal(size=2) * 10 ** rng.uniform(-1, 1)
     plane = slope[0] * y + slope[1] * x
     return np.asarray(plane + 10 ** rng.uniform(-1.5, 0.3) * smooth_field(rng, shape, rng.uniform(4, 15) * spacing))
+
+
+def support(rng: np.random.Generator, shape: tuple[int, int], spacing: float) -> NDArray[np.float64]:
+    """Thickness of a rough carbon support: unevenness of all sizes from that of an atom to six spacings, in column heights."""
+    lengths = spacing * np.geomspace(rng.uniform(0.5, 1.2), 6.0, 4)
+    rough = rng.uniform(-0.3, 0.8)
+    fields = sum((length / spacing) ** rough * smooth_field(rng, shape, length) for length in lengths)
+    return np.asarray(10 ** rng.uniform(-1.0, 0.0) * fields / np.std(fields))
 
 
 def add_noise(

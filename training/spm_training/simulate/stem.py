@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from spm_training.simulate.crystals import CRYSTALS, Crystal
-from spm_training.simulate.disturb import add_noise, adsorbates, arbitrary_units, background, slow_drift
+from spm_training.simulate.disturb import add_noise, adsorbates, arbitrary_units, background, slow_drift, support
 from spm_training.simulate.lattices import nearest_neighbour_distances
 from spm_training.simulate.place import disorder, random_pose
 from spm_training.simulate.responses import ELEMENTS, load_responses
@@ -26,6 +26,8 @@ __all__ = ["simulate_crystal"]
 LONELY = ("isolated-atoms",)
 #: σ of a column over the "spacing" of atoms that have no neighbours.
 LONELY_WIDTH = 0.21
+#: Share of the images of atoms without a lattice that lie on a rough support.
+ROUGH_SUPPORT = 0.6
 #: Columns broader than this share of their spacing cannot be told apart; the microscope is made sharper.
 WIDEST = 0.31
 #: Least σ of a column in pixels: the microscope is blurred to it where the pixels are coarse.
@@ -115,6 +117,8 @@ def simulate_crystal(
     cover = adsorbates(rng, shape, spacing, tall=False)
     image += cover
     image += background(rng, shape, spacing)
+    if family in LONELY and rng.random() < ROUGH_SUPPORT:
+        image += support(rng, shape, spacing)
     alone = microscope.one()
     noise = float(np.sqrt((alone**2).sum()) / d_prime)
     image = add_noise(rng, image, noise, stm=False, spacing=spacing)
