@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+# onnxruntime's builds report to their maker, and keep a file for it in the folder of temporary files, unless this is set
+# before the first import. An acquisition computer reports to nobody.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from spm_runtime.errors import DeviceError, ModelError, ModelIntegrityError

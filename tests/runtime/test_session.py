@@ -2,6 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +153,12 @@ def test_sessions_are_loaded_once(package):
 def test_old_cards_and_old_drivers_are_named(capability, driver, built_for, reason):
     problem = card_problem(GpuCard("Test card", capability, driver), built_for)
     assert (problem is None) if reason is None else (reason in problem)
+
+
+def test_onnxruntime_reports_to_nobody(tmp_path):
+    """Its telemetry would leave a file among the temporary ones as soon as it is imported."""
+    names = ("TMPDIR", "TEMP", "TMP")
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= dict.fromkeys(names, str(tmp_path))
+    subprocess.run([sys.executable, "-c", "import spm_runtime.session"], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from spm_runtime.session import Device
 from spm_training.annotated import read_annotated
 from spm_training.annotated_report import score_annotated
 from spm_training.comparison import Comparison
-from spm_training.detection_stage import compare_detectors, detectors_markdown
+from spm_training.detection_stage import compare_detectors, detectors_markdown, scene_count
 from spm_training.evaluate import EvaluationOptions, Finder, evaluate_all, package_finder
 from spm_training.peers import Tuning, available_peers
 from spm_training.report import Report, Subject
@@ -98,7 +98,7 @@ def _stages(packages: Sequence[ModelPackage], options: EvaluationOptions, device
     """Tables of the detectors on each package's maps, by heading."""
     tables = {}
     for package in packages:
-        with bar(2 * options.total // options.images, f"detectors on the maps of {package.name}") as progress:
+        with bar(scene_count(options), f"detectors on the maps of {package.name}") as progress:
             scores = compare_detectors(package, options, device, on_image=_step(progress))
         tables[f"Detectors on the confidence maps of {package.name}"] = detectors_markdown(scores)
     return tables
