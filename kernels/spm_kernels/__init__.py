@@ -7,6 +7,9 @@
 `refine_centroid`      sub-pixel positions by iterated centroids: cheaper, less exact
 `sliding_median`       running median over a large window, the background of an image
 `resize`               an image on another grid, smoothed where it shrinks
+`extract_patches`      overlapping windows of an image (`PatchGrid`), with context around them
+`blend_patches`        the weighted mean of overlapping windows, without seams (`taper`)
+`map_patches`          a whole image through a function of patches, in bands of bounded memory
 `warm`                 compiles all of them ahead of time
 =====================  ==============================================================================
 
@@ -14,10 +17,10 @@ Images are ``(H, W)`` float32, row 0 at the top; positions are ``(N, 2)`` float6
 at integers. Non-finite pixels are missing. No function changes its input. Wrong shapes and types raise ValueError, which
 says what was seen and what was expected.
 
-The kernels run on one thread and release Python's global lock. Numba compiles each one on its first call (all of them:
-about 8 s, see `warm`) and keeps the result beside the source file, so later processes load it in half a second. A
-read-only installation uses the user's cache folder, or the one that the environment variable ``NUMBA_CACHE_DIR`` names; where
-none can be written a warning says so once and every process compiles anew.
+The kernels run on one thread, those that take ``threads`` on as many as they are told, and release Python's global lock.
+Numba compiles each one on its first call (all of them: about 8 s, see `warm`) and keeps the result beside the source file, so
+later processes load it in half a second. A read-only installation uses the user's cache folder, or the one that the environment
+variable ``NUMBA_CACHE_DIR`` names; where none can be written a warning says so once and every process compiles anew.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from spm_kernels._jit import cache_folder
 from spm_kernels._warm import warm
 from spm_kernels.background import sliding_median
 from spm_kernels.nms import box_nms
+from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_patches, taper
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import Centroids, GaussianFits, refine_centroid, refine_gaussian
 from spm_kernels.resample import resize
@@ -33,12 +37,17 @@ from spm_kernels.resample import resize
 __all__ = [
     "Centroids",
     "GaussianFits",
+    "PatchGrid",
+    "blend_patches",
     "box_nms",
     "cache_folder",
+    "extract_patches",
     "local_maxima",
+    "map_patches",
     "refine_centroid",
     "refine_gaussian",
     "resize",
     "sliding_median",
+    "taper",
     "warm",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from spm_kernels.background import sliding_median
 from spm_kernels.nms import box_nms
+from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_patches, taper
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import refine_centroid, refine_gaussian
 from spm_kernels.resample import resize
@@ -29,6 +30,7 @@ def warm() -> dict[str, float]:
     image[8, 8] = 1.0
     image[7:10, 7:10] += 0.5
     yx = np.array([[8.0, 8.0]])
+    grid = PatchGrid(image.shape, (8, 8), 4)
     jobs: tuple[tuple[str, Callable[[], object]], ...] = (
         ("local_maxima", lambda: local_maxima(image, window_px=3, threshold=0.5)),
         ("box_nms", lambda: box_nms(yx, np.ones(1, np.float32), side_px=4.0)),
@@ -36,6 +38,10 @@ def warm() -> dict[str, float]:
         ("refine_centroid", lambda: refine_centroid(image, yx, radius_px=3.0)),
         ("resize", lambda: resize(image, (8, 20))),
         ("sliding_median", lambda: sliding_median(image, radius_px=2)),
+        ("extract_patches", lambda: extract_patches(image, grid)),
+        ("blend_patches", lambda: blend_patches(np.zeros((len(grid), 8, 8), np.float32), grid)),
+        ("map_patches", lambda: map_patches(image, lambda patches: patches, grid)),
+        ("taper", lambda: taper((8, 8))),
     )
     seconds = {}
     for name, job in jobs:
