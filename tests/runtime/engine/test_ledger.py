@@ -203,7 +203,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     names = st.sampled_from("abc")
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger(Path(":memory:"))
         self.in_hand = set()

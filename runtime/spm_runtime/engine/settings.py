@@ -1,0 +1,132 @@
+"""What a user asks of `spm-infer run` and `spm-infer watch`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spm_runtime._version import __version__
+from spm_runtime.errors import ParameterError
+from spm_runtime.models import ModelPackage, default_model, find_model
+from spm_runtime.pipelines import PIPELINES
+from spm_runtime.results import Task
+from spm_runtime.scan import Modality
+
+if TYPE_CHECKING:
+    from spm_runtime.session import Device
+
+__all__ = ["Settings", "check_settings", "fingerprint"]
+
+#: What is looked for unless the user says otherwise, as far as it is available.
+DEFAULT_TASKS: Mapping[Modality, tuple[Task, ...]] = {
+    "stem": ("atoms",),
+    "stm": ("defects", "atoms"),
+    "afm": ("restore",),
+    "unknown": ("atoms",),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user asks for.
+
+    Parameters
+    ----------
+    tasks
+        What to look for; by modality when empty.
+    model
+        Name or folder of a model package; the one named after the task when None.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+    require_gpu
+        Fail rather than run on the CPU.
+    channel
+        Channel to analyse, case ignored; the reader's first one when None.
+    pixel_size_nm
+        Pixel size in place of the file's own, in nanometres.
+    params
+        Model parameters that differ from their defaults.
+    jobs
+        How many scans are analysed at once, each in a process of its own.
+    gwy
+        Whether to write all maps of a scan into one Gwyddion file too.
+
+    Raises
+    ------
+    ParameterError
+        If a task is unknown or not available yet, or a number is out of range. A task that is given twice counts once.
+    """
+
+    tasks: tuple[Task, ...] = ()
+    model: str | Path | None = None
+    device: Device = "auto"
+    require_gpu: bool = False
+    channel: str | None = None
+    pixel_size_nm: float | None = None
+    params: Mapping[str, float] = field(default_factory=dict)
+    jobs: int = 1
+    gwy: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))
+        object.__setattr__(self, "params", dict(self.params))
+        for task in self.tasks:
+            if task not in PIPELINES:
+                raise ParameterError(f"--task {task}: not available; this version has: {', '.join(PIPELINES)}")
+        if self.pixel_size_nm is not None and not 0 < self.pixel_size_nm < float("inf"):
+            raise ParameterError(f"--pixel-size-nm {self.pixel_size_nm}: expected a length above 0 nm")
+        if self.jobs < 1:
+            raise ParameterError(f"--jobs {self.jobs}: expected 1 or more")
+
+    def tasks_for(self, modality: Modality) -> tuple[Task, ...]:
+        """The tasks for a scan of this modality; none when its default has no pipeline yet."""
+        return self.tasks or tuple(task for task in DEFAULT_TASKS[modality] if task in PIPELINES)
+
+    def package(self, task: Task) -> ModelPackage:
+        """The model package for a task.
+
+        Raises
+        ------
+        ModelError
+            If it is not there.
+        """
+        return default_model(task) if self.model is None else find_model(self.model)
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what would make every scan fail, before the first one is opened.
+
+    Raises
+    ------
+    ModelError
+        If a model package is not there or not readable.
+    ParameterError
+        If a model has no such parameter, or a value is out of its range.
+    """
+    for task in settings.tasks or tuple(PIPELINES):
+        settings.package(task).resolve(settings.params)
+
+
+def fingerprint(settings: Settings) -> str:
+    """SHA-256 of everything that a result depends on besides the content of the scan: models, parameters, version.
+
+    Raises
+    ------
+    ModelError, ParameterError
+        As `check_settings`.
+    """
+    packages = {task: settings.package(task) for task in settings.tasks or tuple(PIPELINES)}
+    facts = {
+        "version": __version__,
+        "tasks": list(settings.tasks),
+        "channel": settings.channel,
+        "pixel_size_nm": settings.pixel_size_nm,
+        "gwy": settings.gwy,
+        "models": {task: package.sha256 for task, package in packages.items()},
+        "parameters": {task: dict(package.resolve(settings.params)) for task, package in packages.items()},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
