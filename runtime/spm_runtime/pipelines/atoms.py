@@ -19,7 +19,7 @@ from spm_kernels import box_nms, local_maxima, resize
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.positions import Estimates, locate, network_positions
 from spm_runtime.pipelines.scale import ScaledScan, find_scale
-from spm_runtime.pipelines.tiling import run_tiled
+from spm_runtime.pipelines.turning import run_turned
 from spm_runtime.results import Atoms, Map, Result
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session
@@ -84,7 +84,7 @@ def _maps(package: ModelPackage, session: Session, scaled: ScaledScan) -> dict[s
     # The look at the scale may have seen the whole image already; it kept the confidence alone.
     if scaled.confidence is not None and all(output.id != "offset_px" for output in package.outputs):
         return {"confidence": scaled.confidence}
-    return run_tiled(session, scaled.levelled)
+    return run_turned(session, scaled.levelled)
 
 
 def _columns(
