@@ -49,7 +49,7 @@ COMPARE_PX = 128
 #: the finder fills at least this share of the places with atoms: a coarser reading can fit by leaving atoms out, a finer one
 #: cannot. Not so where the faint atoms have less than this part of the height of the bright ones: those are light columns
 #: beside heavy ones, and the spacing is that of the heavy ones. On validation scenes it is 0.34 to 0.51 for the sulphur of
-#: MoS2, 0.40 to 0.75 for honeycombs.
+#: MoS2, 0.40 to 0.75 for honeycombs; so such a reading loses weight too, and is not ruled out.
 _FINER_RATIOS = (float(np.sqrt(3.0)), float(np.sqrt(2.0)))
 _FINER_BONUS, _FINER_FILLED, _FINER_EVEN = 1.2, 0.6, 0.5
 #: The shares of the peaks that are taken for faint and bright ones, the share of the pixels that lies below all atoms, and the
@@ -151,7 +151,10 @@ def _by_spectrum(
     likely = readings[0]
     candidates = [*readings, *((likely[0] / ratio, likely[1]) for ratio in _FINER_RATIOS)]
     looks = [_look_at(square, session, spacing) for spacing, _ in candidates]
-    weights = [look.weight * part for look, (_, part) in zip(looks, candidates, strict=True)]
+    weights = [
+        look.weight * part * min(1.0, look.even / _FINER_EVEN) ** 2
+        for look, (_, part) in zip(looks, candidates, strict=True)
+    ]
     for number in range(len(readings), len(candidates)):
         finer = looks[number].filled >= _FINER_FILLED and looks[number].even >= _FINER_EVEN
         weights[number] *= _FINER_BONUS if finer else 0.0
