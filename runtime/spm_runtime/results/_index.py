@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from spm_runtime._version import __version__
 
-__all__ = ["index_html"]
+__all__ = ["PAGE_LENGTH", "Totals", "index_html", "page_name"]
+
+#: Scans on one page: a browser shows so many pictures at once, and a new scan costs the writing of one page.
+PAGE_LENGTH = 500
 
 #: Column prefix and letter of the two axes, height first.
 _AXES = (("height", "y"), ("width", "x"))
@@ -25,6 +29,7 @@ body { margin: 0 auto; max-width: 1680px; padding: 28px 24px 60px; background: v
 a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
 h1 { margin: 0; font-size: 26px; } h2 { margin: 36px 0 12px; font-size: 18px; }
 .counts { margin: 4px 0 0; color: var(--faint); } .counts b { color: var(--text); } .counts .bad { color: var(--bad); }
+.pages { line-height: 2; } .pages a, .pages b { margin-right: 8px; }
 .list { border: 1px solid var(--line); border-radius: 10px; background: var(--card); overflow: hidden; }
 .list > div { padding: 10px 16px; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
 .list > div:first-child { border-top: 0; }
@@ -44,45 +49,79 @@ footer { margin-top: 40px; color: var(--faint); font-size: 13px; }
 """
 
 
-def index_html(rows: Sequence[Mapping[str, str]], tracebacks: Sequence[str]) -> str:
-    """The page.
+@dataclass(frozen=True)
+class Totals:
+    """How many images there are, by what became of them."""
+
+    done: int
+    failed: int
+    skipped: int
+
+
+def page_name(number: int) -> str:
+    """The file of a page, counted from 1."""
+    return "index.html" if number == 1 else f"index-{number}.html"
+
+
+def index_html(
+    done: Sequence[Mapping[str, str]],
+    failed: Sequence[tuple[Mapping[str, str], str]],
+    skipped: Sequence[Mapping[str, str]],
+    totals: Totals,
+    *,
+    number: int = 1,
+    pages: int = 1,
+) -> str:
+    """One page.
 
     Parameters
     ----------
-    rows
-        Rows of ``summary.csv``, in order.
-    tracebacks
-        The traceback of each row, empty where there is none.
+    done, skipped
+        Rows of ``summary.csv`` that the page shows, in order.
+    failed
+        The same, each with its traceback, empty where there is none.
+    totals
+        How many there are on all pages.
+    number, pages
+        Which page it is, counted from 1, and how many there are.
 
     Returns
     -------
     str
         HTML. Links are relative, so that the folder can be copied, and quoted, so that any file name works.
     """
-    failed = [(row, trace) for row, trace in zip(rows, tracebacks, strict=True) if row["status"] == "failed"]
-    skipped = [row for row in rows if row["status"] == "skipped"]
-    done = [row for row in rows if row["status"] == "done"]
-    body = [
-        "<h1>Scans</h1>",
-        f'<p class="counts">{_counts(len(done), len(failed), len(skipped))} · <a href="summary.csv">summary.csv</a></p>',
-    ]
+    counts = _counts(totals.done, totals.failed, totals.skipped)
+    body = ["<h1>Scans</h1>", f'<p class="counts">{counts} · <a href="summary.csv">summary.csv</a></p>']
+    if pages > 1:
+        body.append(_page_links(number, pages))
     if failed:
-        body += [
-            "<h2>Failed</h2>",
-            '<div class="list failed">',
-            *(_failure(row, trace) for row, trace in failed),
-            "</div>",
-        ]
+        body += ["<h2>Failed</h2>", '<div class="list failed">', *(_failure(row, trace) for row, trace in failed)]
+        body += [_more(totals.failed - len(failed)), "</div>"]
     if done:
         body += ["<h2>Done</h2>", '<div class="grid">', *map(_card, done), "</div>"]
+    if pages > 1:
+        body.append(_page_links(number, pages))
     if skipped:
-        body += ["<h2>Skipped</h2>", '<div class="list">', *(_failure(row, "") for row in skipped), "</div>"]
+        body += ["<h2>Skipped</h2>", '<div class="list">', *(_failure(row, "") for row in skipped)]
+        body += [_more(totals.skipped - len(skipped)), "</div>"]
     body.append(f"<footer>Adatom {escape(__version__)}</footer>")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Scans: {len(done)} done, {len(failed)} failed</title><style>{_STYLE}</style>"
+        f"<title>Scans: {totals.done} done, {totals.failed} failed</title><style>{_STYLE}</style>"
     )
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _page_links(number: int, pages: int) -> str:
+    links = (
+        f"<b>{other}</b>" if other == number else f'<a href="{page_name(other)}">{other}</a>'
+        for other in range(1, pages + 1)
+    )
+    return f'<p class="pages">Page {" ".join(links)}</p>'
+
+
+def _more(count: int) -> str:
+    return f'<div>and {count} more, in <a href="summary.csv">summary.csv</a></div>' if count else ""
 
 
 def _counts(done: int, failed: int, skipped: int) -> str:

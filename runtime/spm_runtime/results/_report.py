@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
+import json
 import math
+import sqlite3
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from spm_runtime.results._document import DOCUMENT
-from spm_runtime.results._files import encoded, patiently, printable, write_atomically
-from spm_runtime.results._index import index_html
+from spm_runtime.results._files import encoded, patiently, printable, replacing, write_atomically
+from spm_runtime.results._index import PAGE_LENGTH, Totals, index_html, page_name
 from spm_runtime.results._outcome import Outcome
 
-__all__ = ["INDEX", "SUMMARY", "SUMMARY_COLUMNS", "Report"]
+__all__ = ["SUMMARY", "SUMMARY_COLUMNS", "Report"]
 
-SUMMARY, INDEX = "summary.csv", "index.html"
+SUMMARY = "summary.csv"
 
 #: The columns of ``summary.csv``, in order.
 SUMMARY_COLUMNS = (
@@ -30,8 +35,24 @@ WHOLE_COLUMNS = ("frame", "atoms", "height_px", "width_px")
 NUMBER_COLUMNS = ("spacing_nm", "spacing_px", "seconds", "pixel_size_y_nm", "pixel_size_x_nm")
 
 
+#: Rows of the summary, in the order of the table: by name, upper and lower case not told apart, then by frame.
+ORDER = "ORDER BY folded, scan, CAST(frame AS INTEGER), frame"
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (
+    scan TEXT NOT NULL, frame TEXT NOT NULL, folded TEXT NOT NULL, status TEXT NOT NULL, cells TEXT NOT NULL, trace TEXT NOT NULL,
+    PRIMARY KEY (scan, frame)
+) STRICT;
+CREATE INDEX IF NOT EXISTS rows_in_order ON rows (folded, scan, frame);
+"""
+
+#: The report is written again after this many times as long as the writing took, so that it stays a small part of the work
+#: however many scans there are.
+PATIENCE = 30.0
+
+
 class Report:
-    """The rows of a folder of results, earlier runs included.
+    """The rows of a folder of results, earlier runs included; they are kept in a database, not in memory.
 
     Parameters
     ----------
@@ -39,38 +60,79 @@ class Report:
         The folder of results. Rows of its ``summary.csv`` stay until the same scan comes again, so that scans analysed in
         several runs stand in one index; those whose results were deleted are dropped. A table that another program has
         changed so that not every row can be read is kept under another name when it is replaced.
+    database
+        Where the rows are kept, in autocommit; a temporary database when None.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: sqlite3.Connection | None = None) -> None:
         self.folder = folder
+        self._database = database or sqlite3.connect("", isolation_level=None)
+        self._close = weakref.finalize(self, self._database.close if database is None else lambda: None)
         self._dirty = True
         self._note = ""
         self._written_s = time.monotonic()
-        self._rows: dict[str, dict[str, dict[str, str]]] = {}  # by name and frame
-        self._tracebacks: dict[tuple[str, str], str] = {}
-        rows, self._is_foreign = _earlier_rows(folder / SUMMARY)
-        for row in rows:
-            if row["status"] != "done" or (folder / row["folder"] / DOCUMENT).is_file():
-                self._rows.setdefault(row["scan"], {})[row["frame"]] = row
+        self._took_s = 0.0
+        self._pages: list[bytes] = []
+        for statement in SCHEMA.split(";"):
+            self._database.execute(statement)
+        self._is_foreign = False
+        self._take_over(folder / SUMMARY)
+        self._drop_deleted()
 
-    def add(self, outcomes: list[Outcome]) -> None:
+    def close(self) -> None:
+        """Close the temporary database; one that was given stays open."""
+        self._close()
+
+    def _take_over(self, table: Path) -> None:
+        """Rows of the table that is there, unless they are known already: then what is known is newer."""
+        rows, self._is_foreign = _earlier_rows(table)
+        with _together(self._database):
+            for row in rows:
+                self._put(row, "", "INSERT OR IGNORE")
+
+    def _drop_deleted(self) -> None:
+        deleted = [
+            (scan, frame)
+            for scan, frame, cells in self._database.execute(
+                "SELECT scan, frame, cells FROM rows WHERE status = 'done'"
+            )
+            if not (self.folder / _to_row(cells)["folder"] / DOCUMENT).is_file()
+        ]
+        with _together(self._database):
+            self._database.executemany("DELETE FROM rows WHERE scan = ? AND frame = ?", deleted)
+
+    def _put(self, row: Mapping[str, str], trace: str, how: str = "INSERT OR REPLACE") -> None:
+        cells = json.dumps([row[column] for column in SUMMARY_COLUMNS])
+        values = (row["scan"], row["frame"], row["scan"].casefold(), row["status"], cells, trace)
+        self._database.execute(f"{how} INTO rows VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
         """Add all outcomes of one file in place of its earlier rows; a result that was there already keeps its row."""
-        earlier = {name: self._rows.pop(name, {}) for name in {printable(outcome.name) for outcome in outcomes}}
-        for outcome in outcomes:
-            row = _row(outcome)
-            before = earlier[row["scan"]].get(row["frame"], {})
-            kept = outcome.reused and before.get("status") == "done"
-            self._rows.setdefault(row["scan"], {})[row["frame"]] = before if kept else row
-            self._tracebacks[row["scan"], row["frame"]] = outcome.traceback
-            self._dirty |= not kept
+        with _together(self._database):
+            earlier: dict[tuple[str, str], str] = {}
+            for name in {printable(outcome.name) for outcome in outcomes}:
+                found = self._database.execute("SELECT frame, status FROM rows WHERE scan = ?", (name,))
+                earlier |= {(name, frame): status for frame, status in found}
+            keys = set()
+            for outcome in outcomes:
+                row = _row(outcome)
+                key = (row["scan"], row["frame"])
+                keys.add(key)
+                if not (outcome.reused and earlier.get(key) == "done"):
+                    self._put(row, encoded(outcome.traceback).decode("utf-8"))
+                    self._dirty = True
+            for key in earlier.keys() - keys:
+                self._database.execute("DELETE FROM rows WHERE scan = ? AND frame = ?", key)
+                self._dirty = True
 
     def write(self, *, at_most_every_s: float = 0.0) -> str:
-        """Replace ``summary.csv`` and ``index.html``, each at once, if there is anything new.
+        """Replace ``summary.csv`` and the pages, each at once, if there is anything new.
 
         Parameters
         ----------
         at_most_every_s
-            Do nothing when they were written less than this long ago: with thousands of scans it takes a moment.
+            Do nothing when they were written less than this long ago, or less than `PATIENCE` times as long as that took:
+            with thousands of scans it takes a moment. Not so with 0.
 
         Returns
         -------
@@ -82,24 +144,62 @@ class Report:
         OSError
             If the disk is full, or a file may not be replaced: on Windows, one that is open in another program.
         """
-        if not self._dirty or time.monotonic() - self._written_s < at_most_every_s:
+        pause_s = max(at_most_every_s, PATIENCE * self._took_s) if at_most_every_s else 0.0
+        began_s = time.monotonic()
+        if not self._dirty or began_s - self._written_s < pause_s:
             return ""
-        self._written_s = time.monotonic()  # before: a failed attempt is not repeated at once
+        self._written_s = began_s  # before: a failed attempt is not repeated at once
         self.folder.mkdir(parents=True, exist_ok=True)
-        rows = [row for frames in self._rows.values() for row in frames.values()]
-        rows.sort(key=lambda row: (row["scan"].casefold(), row["scan"], row["frame"].zfill(9)))
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, SUMMARY_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
         if self._is_foreign:
             self._set_foreign_table_aside()
-        write_atomically(self.folder / SUMMARY, encoded(table.getvalue()))
-        page = index_html(rows, [self._tracebacks.get((row["scan"], row["frame"]), "") for row in rows])
-        write_atomically(self.folder / INDEX, encoded(page))
+        with replacing(self.folder / SUMMARY) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(SUMMARY_COLUMNS)
+            writer.writerows(
+                json.loads(cells) for (cells,) in self._database.execute(f"SELECT cells FROM rows {ORDER}")
+            )
+            text.flush()
+            text.detach()
+        self._write_pages()
         self._dirty = False
+        self._took_s = time.monotonic() - began_s
         note, self._note = self._note, ""
         return note
+
+    def _write_pages(self) -> None:
+        """Write the pages that have changed, and remove those that are no longer needed."""
+        count = self._count("done")
+        numbers = range(1, max(1, math.ceil(count / PAGE_LENGTH)) + 1)
+        title = Totals(count, self._count("failed"), self._count("skipped"))
+        digests = []
+        for number in numbers:
+            start = (number - 1) * PAGE_LENGTH
+            done = [row for row, _ in self._rows("done", PAGE_LENGTH, start)]
+            failed, skipped = (
+                (self._rows("failed", PAGE_LENGTH), self._rows("skipped", PAGE_LENGTH)) if number == 1 else ([], [])
+            )
+            page = encoded(
+                index_html(done, failed, [row for row, _ in skipped], title, number=number, pages=len(numbers))
+            )
+            digests.append(hashlib.sha256(page).digest())
+            if self._pages[number - 1 : number] != digests[-1:]:
+                write_atomically(self.folder / page_name(number), page)
+        number = len(numbers) + 1
+        while (left := self.folder / page_name(number)).is_file():
+            left.unlink(missing_ok=True)
+            number += 1
+        self._pages = digests
+
+    def _count(self, status: str) -> int:
+        (count,) = self._database.execute("SELECT count(*) FROM rows WHERE status = ?", (status,)).fetchone()
+        return int(count)
+
+    def _rows(self, status: str, length: int, start: int = 0) -> list[tuple[dict[str, str], str]]:
+        found = self._database.execute(
+            f"SELECT cells, trace FROM rows WHERE status = ? {ORDER} LIMIT ? OFFSET ?", (status, length, start)
+        )
+        return [(_to_row(cells), trace) for cells, trace in found]
 
     def _set_foreign_table_aside(self) -> None:
         """Give the table that was there another name, and note it."""
@@ -112,6 +212,22 @@ class Report:
             f"{table}: another program has changed its columns or numbers, and not every row could be continued; it is "
             f"kept as {backup.name}"
         )
+
+
+@contextmanager
+def _together(database: sqlite3.Connection) -> Iterator[None]:
+    """One transaction: thousands of single ones would each wait for the disk."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _to_row(cells: str) -> dict[str, str]:
+    return dict(zip(SUMMARY_COLUMNS, json.loads(cells), strict=True))
 
 
 def _row(outcome: Outcome) -> dict[str, str]:

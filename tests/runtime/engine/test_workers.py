@@ -36,7 +36,7 @@ def analyse(scan, task, *, model, device, require_gpu, params):
             held.append(np.ones(2 * 10**7))
             time.sleep(0.02)
     if code == -6:
-        held.append(np.ones(10**8))
+        held.append(np.ones(4 * 10**7))
     one = np.ones(1, np.float32)
     atoms = Atoms(np.array([[1.0, 2.0]]), one, one, one, one, np.array([-1], np.int32))
     quantities = {
@@ -151,7 +151,7 @@ def test_a_scan_that_takes_too_much_memory_is_ended(start, job):
 
 def test_a_process_that_has_grown_is_replaced(start, job):
     pids = []
-    workers = start(memory_mb=1500.0, on_start=lambda pid, created_s: pids.append(pid))
+    workers = start(memory_mb=700.0, on_start=lambda pid, created_s: pids.append(pid))
     events = do(workers, job("a.npy"), job("grows.npy", -6), job("b.npy"))
     assert all(isinstance(event, Read | Finished) for event in events)
     assert len(pids) == 2

@@ -1,5 +1,7 @@
 import csv
+import dataclasses
 import re
+import sqlite3
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -192,6 +194,70 @@ def test_nothing_new_is_not_written(tmp_path, finish):
     (tmp_path / "summary.csv").unlink()
     report.write()
     assert not (tmp_path / "summary.csv").exists()
+
+
+def test_rows_are_kept_in_the_database_that_is_given(tmp_path, finish):
+    database = sqlite3.connect(tmp_path / "rows.sqlite3", isolation_level=None)
+    report = Report(tmp_path, database)
+    report.add([finish(tmp_path, "b.sxm")])
+    report.add([failure("a.sxm", traceback="line 1\nline 2")])
+    report.close()  # before it was ever written
+    report = Report(tmp_path, database)
+    report.write()
+    assert [row["scan"] for row in rows_of(tmp_path)] == ["a.sxm", "b.sxm"]
+    assert "line 1\nline 2" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    database.close()
+
+
+def test_thousands_of_scans_are_spread_over_pages_and_unchanged_ones_are_left_alone(tmp_path, finish):
+    done = finish(tmp_path, "0000.sxm")
+    report = Report(tmp_path)
+    for number in range(1200):
+        report.add([dataclasses.replace(done, name=f"{number:04d}.sxm")])
+    report.add([failure("broken.sxm")])
+    report.write()
+    pages = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("index*.html")}
+    assert sorted(pages) == ["index-2.html", "index-3.html", "index.html"]
+    assert [pages[name].count("<article>") for name in ("index.html", "index-2.html", "index-3.html")] == [
+        500,
+        500,
+        200,
+    ]
+    for name, page in pages.items():
+        assert ("broken.sxm" in page) == (name == "index.html")
+        for link in {"index.html", "index-2.html", "index-3.html"} - {name}:
+            assert link in Page(page).links
+        assert "<b>1200</b> done" in page
+    assert len(rows_of(tmp_path)) == 1201
+    before = {name: (tmp_path / name).stat().st_ino for name in pages}
+    report.add([dataclasses.replace(done, name="0700.sxm", seconds=99.0)])
+    report.write()
+    changed = {name for name in pages if (tmp_path / name).stat().st_ino != before[name]}
+    assert changed == {"index-2.html"}
+    (tmp_path / "index-4.html").write_text("left over", encoding="utf-8")
+    report.add([failure("again.sxm")])
+    report.write()
+    assert not (tmp_path / "index-4.html").exists()
+
+
+def test_a_report_that_takes_long_to_write_is_written_less_often(tmp_path, monkeypatch):
+    from spm_runtime.results import _report
+
+    now_s = [0.0]
+    monkeypatch.setattr(_report.time, "monotonic", lambda: now_s[0])
+    written = []
+    real = Report._write_pages
+    monkeypatch.setattr(
+        Report, "_write_pages", lambda self: (written.append(now_s[0]), real(self), now_s.__setitem__(0, now_s[0] + 2))
+    )
+    report = Report(tmp_path)
+    for second in range(200):
+        now_s[0] = max(now_s[0], float(second))
+        report.add([failure(f"{second}.sxm")])
+        report.write(at_most_every_s=10.0)
+    assert len(written) == 4  # after 10 s, then every 30 × 2 s
+    report.write()
+    assert len(written) == 5
 
 
 def test_undecodable_names_do_not_stop_the_report(tmp_path):
