@@ -7,6 +7,10 @@
 `refine_centroid`      sub-pixel positions by iterated centroids: cheaper, less exact
 `sliding_median`       running median over a large window, the background of an image
 `resize`               an image on another grid, smoothed where it shrinks
+`dilate`               what a tip makes of a surface: grey dilation
+`erode`                the highest surface that an image and its tip allow: grey erosion
+`certainty_map`        where the tip is known to have touched the surface
+`estimate_tip`         the bluntest tip that an image allows: blind estimation, partial and full
 `extract_patches`      overlapping windows of an image (`PatchGrid`), with context around them
 `blend_patches`        the weighted mean of overlapping windows, without seams (`taper`)
 `map_patches`          a whole image through a function of patches, in bands of bounded memory
@@ -28,6 +32,8 @@ from __future__ import annotations
 from spm_kernels._jit import cache_folder
 from spm_kernels._warm import warm
 from spm_kernels.background import sliding_median
+from spm_kernels.blind_tip import estimate_tip
+from spm_kernels.morphology import certainty_map, dilate, erode
 from spm_kernels.nms import box_nms
 from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_patches, taper
 from spm_kernels.peaks import local_maxima
@@ -41,6 +47,10 @@ __all__ = [
     "blend_patches",
     "box_nms",
     "cache_folder",
+    "certainty_map",
+    "dilate",
+    "erode",
+    "estimate_tip",
     "extract_patches",
     "local_maxima",
     "map_patches",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from spm_kernels.background import sliding_median
+from spm_kernels.blind_tip import estimate_tip
+from spm_kernels.morphology import certainty_map, dilate, erode
 from spm_kernels.nms import box_nms
 from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_patches, taper
 from spm_kernels.peaks import local_maxima
@@ -30,6 +32,7 @@ def warm() -> dict[str, float]:
     image[8, 8] = 1.0
     image[7:10, 7:10] += 0.5
     yx = np.array([[8.0, 8.0]])
+    tip = np.zeros((3, 3), np.float32)
     grid = PatchGrid(image.shape, (8, 8), 4)
     jobs: tuple[tuple[str, Callable[[], object]], ...] = (
         ("local_maxima", lambda: local_maxima(image, window_px=3, threshold=0.5)),
@@ -37,6 +40,13 @@ def warm() -> dict[str, float]:
         ("refine_gaussian", lambda: refine_gaussian(image, yx, radius_px=3.0)),
         ("refine_centroid", lambda: refine_centroid(image, yx, radius_px=3.0)),
         ("resize", lambda: resize(image, (8, 20))),
+        ("dilate", lambda: dilate(image, tip)),
+        ("erode", lambda: erode(image, tip)),
+        ("certainty_map", lambda: certainty_map(image, tip)),
+        (
+            "estimate_tip",
+            lambda: (estimate_tip(image, tip, threshold=0.1), estimate_tip(image, tip, threshold=0.1, full=True)),
+        ),
         ("sliding_median", lambda: sliding_median(image, radius_px=2)),
         ("extract_patches", lambda: extract_patches(image, grid)),
         ("blend_patches", lambda: blend_patches(np.zeros((len(grid), 8, 8), np.float32), grid)),
