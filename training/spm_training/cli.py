@@ -235,11 +235,13 @@ def evaluate(
     click.echo(f"{len(x)} knots written: {knots}")
 
 
-@cli.command()
-@click.argument("kind", type=click.Choice(["columns"]))
-@click.option("--out", type=FOLDER, required=True, help="New or empty folder.")
-@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
-@click.option(
+@cli.group()
+def simulate() -> None:
+    """Write images with ground truth, of the kind that the next word names."""
+
+
+OUT = click.option("--out", type=FOLDER, required=True, help="New or empty folder.")
+SHAPE = click.option(
     "--shape",
     nargs=2,
     default=(256, 256),
@@ -248,6 +250,13 @@ def evaluate(
     metavar="H W",
     help="Size in pixels.",
 )
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the set.")
+
+
+@simulate.command("columns")
+@OUT
+@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
+@SHAPE
 @click.option("--family", "families", multiple=True, help="Only this arrangement. Repeatable.  [default: all]")
 @click.option(
     "--spacing-px", nargs=2, default=(4.0, 30.0), show_default=True, type=float, metavar="MIN MAX", help=SPACING
@@ -262,9 +271,8 @@ def evaluate(
     help="d\N{PRIME} of one column in the white noise, drawn from this range.",
 )
 @click.option("--spacing-nm", default=0.28, show_default=True, type=float, help="Spacing; it sets the pixel size.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the set.")
-def simulate(
-    kind: str,
+@SEED
+def simulate_columns(
     out: Path,
     count: int,
     shape: tuple[int, int],
@@ -274,9 +282,9 @@ def simulate(
     spacing_nm: float,
     seed: int,
 ) -> None:
-    """Write images of KIND with ground truth: TIFF (calibrated in nm), CSV, a picture and a manifest.
+    """Atom columns of many arrangements, with their disorder and the microscope's disturbances.
 
-    KIND columns: atom columns of many arrangements with their disorder and the microscope's disturbances.
+    TIFF (calibrated in nm), CSV of the positions, a picture and a manifest.
     """
     from spm_training.simulate.write import ColumnsOptions, write_columns
 
@@ -285,9 +293,43 @@ def simulate(
     if not spacing_nm > 0:
         raise ParameterError(f"--spacing-nm {spacing_nm:g}: expected a positive length.")
     options = ColumnsOptions(count, shape, families, spacing_px, detectability, spacing_nm, seed)
-    with _bar(count, kind) as bar:
+    with _bar(count, "columns") as bar:
         files = write_columns(options, out, on_scene=functools.partial(_advance, bar))
     click.echo(f"{len(files)} scenes in {out}")
+
+
+@simulate.command("lattice")
+@OUT
+@click.option("--type", "types", multiple=True, help="Only this lattice. Repeatable.  [default: all five]")
+@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of images of each type.")
+@SHAPE
+@click.option("--noise", default="medium", show_default=True, metavar="low|medium|high", help="Level of the noise.")
+@click.option("--vacancies", default=0.0, show_default=True, type=float, help="Share of the atoms that are missing.")
+@click.option("--adatoms", default=0.0, show_default=True, type=float, help="Share of the atoms with one on top.")
+@click.option("--lattice-nm", default=0.4, show_default=True, type=float, help="Lattice unit; it sets the pixel size.")
+@SEED
+def simulate_lattice(
+    out: Path,
+    types: tuple[str, ...],
+    count: int,
+    shape: tuple[int, int],
+    noise: str,
+    vacancies: float,
+    adatoms: float,
+    lattice_nm: float,
+    seed: int,
+) -> None:
+    """STM images of lattices cut by a tilted plane: cubic, bcc, fcc, hexagonal-1, hexagonal-2.
+
+    TIFF with noise and without (calibrated in nm), CSV of the sites, a picture and a manifest.
+    """
+    from spm_training.simulate.stm_lattices import LATTICES
+    from spm_training.simulate.write_lattices import LatticeOptions, write_lattices
+
+    options = LatticeOptions(types, count, shape, noise, vacancies, adatoms, lattice_nm, seed)
+    with _bar(count * len(types or LATTICES), "lattice") as bar:
+        files = write_lattices(options, out, on_scene=functools.partial(_advance, bar))
+    click.echo(f"{len(files)} images in {out}")
 
 
 def _check_range(option: str, given: tuple[float, float]) -> None:
