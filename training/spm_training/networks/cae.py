@@ -1,0 +1,172 @@
+"""The two patch autoencoders of the USC study, with ten numbers between encoder and decoder.
+
+Source: USC report, sections 4.1.1 (CAE-A) and 4.1.2 (CAE-B). Nothing stands between the encoder's dense layer and the decoder's,
+as printed: the latent numbers are linear in the last features.
+
+Whole images
+------------
+With zero padding a patch knows where it ends, and two patches share none of their convolutions. Read the same weights as *valid*
+convolutions on a patch with its context and they are shared: a feature then depends on the image and not on the patch that
+asks for it, so the encoder runs once over the whole image.
+
+=======  ======================  ====================  ================================================================
+network  patch with context      reach in pixels       features of the whole image
+=======  ======================  ====================  ================================================================
+CAE-A    22 × 22 (3 + 16 + 3)    1 + 2                 every 4 pixels, the printed stride of the patches: the dense layer
+                                                       becomes a 4 × 4 convolution from 9 to 10 channels
+CAE-B    46 × 46 (15 + 16 + 15)  1 + 2 + 4 + 8         every 16 pixels: patches at stride 4 take 16 shifted runs
+=======  ======================  ====================  ================================================================
+
+Shapes and parameters stay the same, the weights do not: a network trained with zero padding must be trained anew with
+context, because the outermost features of every patch have seen zeros where context would stand. The decoders work on each
+patch, whatever the encoder saw; `spm_kernels.map_patches` (``margin_px``) brings the windows and blends the answers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LATENT", "CaeA", "CaeB", "Scaled", "scaled"]
+
+#: Size of the latent space. Source: USC report, section 4.1.
+LATENT = 10
+
+
+class Scaled(NamedTuple):
+    """Images on a fixed range, and what undoes it: ``image * gain + offset``.
+
+    Parameters
+    ----------
+    image
+        ``(B, 1, H, W)``.
+    gain, offset
+        ``(B, 1, 1, 1)`` in the unit of the input.
+    """
+
+    image: Tensor
+    gain: Tensor
+    offset: Tensor
+
+
+def scaled(image: Tensor, low: float, high: float) -> Scaled:
+    """Scale every image by its own extremes.
+
+    Parameters
+    ----------
+    image
+        ``(B, 1, H, W)``, whole images: patches of one image share its scale.
+    low, high
+        The new range: −1 to 1 for `CaeA` (USC report, equation 1), 0 to 1 for `CaeB`.
+
+    Returns
+    -------
+    The images and the way back; a constant image becomes the middle of the range.
+    """
+    smallest, largest = image.amin(dim=(1, 2, 3), keepdim=True), image.amax(dim=(1, 2, 3), keepdim=True)
+    gain = (largest - smallest) / (high - low)
+    gain = torch.where(gain > 0, gain, torch.ones_like(gain))
+    offset = (largest + smallest) / 2 - gain * ((high + low) / 2)
+    return Scaled((image - offset) / gain, gain, offset)
+
+
+class CaeA(nn.Module):
+    """The shallow network, for patches of 17 × 17 in [−1, 1].
+
+    Notes
+    -----
+    6,212 parameters (a test counts them). The pooling drops the last row and column of 17, as PyTorch's does by default.
+    """
+
+    #: Side of a patch in pixels.
+    SIDE_PX = 17
+    #: Range of the input.
+    RANGE = (-1.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),  # (B, 16, 8, 8)
+            nn.Conv2d(16, 9, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),  # (B, 9, 4, 4)
+            nn.Flatten(),
+            nn.Linear(144, LATENT),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(LATENT, 144),
+            nn.Unflatten(1, (9, 4, 4)),
+            nn.ConvTranspose2d(9, 16, 3, stride=2),
+            nn.ReLU(inplace=True),  # (B, 16, 9, 9)
+            nn.ConvTranspose2d(16, 1, 5, stride=2, padding=2),
+        )
+
+    def encode(self, patch: Tensor) -> Tensor:
+        """``(B, 1, 17, 17)`` → ``(B, 10)``."""
+        latent: Tensor = self.encoder(patch)
+        return latent
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """``(B, 10)`` → ``(B, 1, 17, 17)``, linear: not clipped to the range of the input."""
+        patch: Tensor = self.decoder(latent)
+        return patch
+
+    def forward(self, patch: Tensor) -> Tensor:
+        """``(B, 1, 17, 17)`` → the same shape."""
+        return self.decode(self.encode(patch))
+
+
+class CaeB(nn.Module):
+    """The deep network, for patches of 16 × 16 in [0, 1].
+
+    Notes
+    -----
+    22,979 parameters (a test counts them). As printed, four transposed convolutions of stride 2 lead from 2 × 2 to 32 × 32 with
+    four channels, which is no patch. Here the first three have stride 2 (2 → 4 → 8 → 16), and the last one has stride 1 and one
+    channel.
+    """
+
+    #: Side of a patch in pixels.
+    SIDE_PX = 16
+    #: Range of the input and of the output.
+    RANGE = (0.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in ((1, 32), (32, 24), (24, 16), (16, 8)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.01, inplace=True), nn.MaxPool2d(2)]
+        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, LATENT))
+        last = nn.ConvTranspose2d(8, 1, 3, padding=1)
+        # The clipped ReLU passes no gradient outside its range: begin in the middle of it.
+        last.register_parameter("bias", nn.Parameter(torch.full((1,), 0.5)))
+        self.decoder = nn.Sequential(
+            nn.Linear(LATENT, 96),
+            nn.Unflatten(1, (24, 2, 2)),
+            nn.ConvTranspose2d(24, 24, 3, stride=2, padding=1, output_padding=1),
+            nn.LeakyReLU(0.01, inplace=True),  # (B, 24, 4, 4)
+            nn.ConvTranspose2d(24, 16, 3, stride=2, padding=1, output_padding=1),
+            nn.BatchNorm2d(16),
+            nn.LeakyReLU(0.01, inplace=True),  # (B, 16, 8, 8)
+            nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1),
+            nn.LeakyReLU(0.01, inplace=True),  # (B, 8, 16, 16)
+            last,
+        )
+
+    def encode(self, patch: Tensor) -> Tensor:
+        """``(B, 1, 16, 16)`` → ``(B, 10)``."""
+        latent: Tensor = self.encoder(patch)
+        return latent
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """``(B, 10)`` → ``(B, 1, 16, 16)`` in [0, 1]."""
+        patch: Tensor = self.decoder(latent)
+        return patch.clamp(0.0, 1.0)
+
+    def forward(self, patch: Tensor) -> Tensor:
+        """``(B, 1, 16, 16)`` → the same shape."""
+        return self.decode(self.encode(patch))
