@@ -101,6 +101,8 @@ def bookkeeping(status: Mapping[str, Any], truth: Truth) -> Iterator[str]:
             yield f"{name}: not in the ledger ({file['way']})"
         elif file["good"] and row["state"] != "done":
             yield f"{name}: {row['state']}, {row['reason']} ({file['way']})"
+        elif row["analyses"] > len(file["versions"]):
+            yield f"{name}: {row['analyses']} analyses of {len(file['versions'])} versions ({file['way']})"
         elif not file["good"] and (row["state"] not in {"failed", "quarantined"} or not row["reason"]):
             yield f"{name}: is damaged and {row['state']}, reason {row['reason']!r}"
 

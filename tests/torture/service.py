@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,10 @@ class Service:
         """The last lines that it printed."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
 
+    def finished(self) -> int:
+        """How many lines say that a scan is done."""
+        return len(re.findall(rb"^done ", self.log.read_bytes(), re.MULTILINE))
+
     def workers(self) -> list[psutil.Process]:
         """The processes that it has started."""
         assert self.process is not None
@@ -102,14 +107,17 @@ class Service:
         self.process.kill()
         self.process.wait()
 
-    def kill_worker(self, choice: float) -> bool:
-        """One of the processes it has started; whether there was one."""
-        workers = self.workers()
-        if not workers:
-            return False
-        with contextlib.suppress(psutil.NoSuchProcess):
-            workers[int(choice * len(workers))].kill()
-        return True
+    def kill_worker(self, choice: float, *, within_s: float = 10.0) -> bool:
+        """One of the processes that analyse scans; whether there was one in time."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                workers = [worker for worker in self.workers() if "spawn_main" in " ".join(worker.cmdline())]
+                if workers:
+                    workers[int(choice * len(workers))].kill()
+                    return True
+            time.sleep(0.05)
+        return False
 
     def stop(self, *, within_s: float = 60.0) -> int:
         """As the operating system asks: finish the scan in hand and end."""

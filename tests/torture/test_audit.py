@@ -72,7 +72,7 @@ class Place:
         return {"way": "at once", "good": name == GOOD, "versions": versions, "mtime_ns": mtime_ns, "sha256": sha256}
 
     def row(self, name, state, reason):
-        return {"scan": name, "state": state, "reason": reason, "attempts": 1}
+        return {"scan": name, "state": state, "reason": reason, "analyses": int(state == "done")}
 
     def complaints(self):
         return [
@@ -137,6 +137,7 @@ def test_all_is_well(place):
         (lambda p: p.status["scans"].append(p.row(GOOD, "done", "")), "stands 2 times"),
         (lambda p: p.status["scans"][0].update(state="waiting"), "waiting"),
         (lambda p: p.status["scans"][1].update(reason=""), "is damaged and failed"),
+        (lambda p: p.status["scans"][0].update(analyses=2), "2 analyses of 1 versions"),
         (lambda p: p.drop_row(), "summary.csv: day 1/a.npy is None"),
         (lambda p: setattr(p, "lines", p.lines * 2), "analysed 2 times, it had 1 versions"),
     ],

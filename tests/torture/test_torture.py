@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -34,8 +35,13 @@ SCANS = int(os.environ.get("ADATOM_TORTURE_SCANS", "24"))
 KILLS = int(os.environ.get("ADATOM_TORTURE_KILLS", "4"))
 SEED = int(os.environ.get("ADATOM_TORTURE_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
-#: Seconds between a start and the next kill. A start takes about two: some kills come before the first scan.
+#: Seconds between a start and the next kill. A start takes about two: some kills come before the first scan. As many wait for
+#: one to be done, so that they come in the middle of the work.
 SHORTEST_S, LONGEST_S = 0.5, 6.0
+PATIENCE_S, SOON_S = 15.0, 1.5
+
+#: How a watch ends that is asked to: all done, some scans failed, or, while Python itself starts, by the signal.
+STOPPED = (0, 1, -signal.SIGTERM)
 
 
 def sibling(name):
@@ -135,24 +141,39 @@ def watch_for(service, seconds, *more):
         time.sleep(0.05)
 
 
+def let_work(service, rng, options):
+    """Until a random moment, of the start or of the work."""
+    if rng.random() < 0.5:
+        watch_for(service, rng.uniform(SHORTEST_S, LONGEST_S), *options())
+        return
+    before, end = service.finished(), time.monotonic() + PATIENCE_S
+    while service.finished() == before and time.monotonic() < end:
+        watch_for(service, 0.1, *options())
+    watch_for(service, rng.uniform(0.0, SOON_S), *options())
+
+
 def torment(service, kills, rng, options, writer):
     """Kill the service again and again while the writer works; how often in which way."""
     done, kinds = Counter(), kinds_of_kill(rng)
     service.start(*options())
     while done.total() < kills or writer.poll() is None:
-        watch_for(service, rng.uniform(SHORTEST_S, LONGEST_S), *options())
+        let_work(service, rng, options)
         if done.total() >= kills:
             continue
         kind = next(kinds)
         if kind == "worker":
-            if service.kill_worker(rng.random()):
-                done[kind] += 1
+            done[kind] += service.kill_worker(rng.random())
             continue
         service.kill_all() if kind == "all" else service.kill_alone()
         done[kind] += 1
         if kind == "alone":
             assert service.wait_for_orphans(within_s=30) == []
         service.start(*options())
+        if done.total() % 5 == 0:  # now and then somebody asks politely, which loses nothing
+            let_work(service, rng, options)
+            service.keep_alive()
+            assert service.stop() in STOPPED, service.tail()
+            service.start(*options())
     return done
 
 
@@ -176,12 +197,12 @@ def by_kills_alone(status, truth):
 def drain(service, truth):
     """Do what is left, put back what the kills alone took out of line; how many that were."""
     limit_s = 60 + 2 * len(truth)
-    done = service.once(within_s=limit_s)
+    done = service.once("--min-free-mb", "1", within_s=limit_s)
     assert done.returncode == 1, done.stdout + done.stderr  # some scans are damaged
     killed = by_kills_alone(service.status(), truth)
     if killed:
-        service.ask("retry", *killed)
-        service.once(within_s=limit_s)
+        service.ask("retry", "--", *killed)
+        service.once("--min-free-mb", "1", within_s=limit_s)
     return len(killed)
 
 
@@ -229,7 +250,7 @@ def test_nothing_is_lost(tmp_path, models, told):
                 kills = torment(service, KILLS, rng, options, writer)
             assert writer.wait(120) == 0
             truth = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
-            assert service.stop() in (0, 1)
+            assert service.stop() in STOPPED, service.tail()
             back = drain(service, truth)
             complaints = all_complaints(service, truth)
         finally:
