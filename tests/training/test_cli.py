@@ -89,7 +89,7 @@ def test_simulate(monkeypatch, capsys, tmp_path):
         (("evaluate", "atoms", "--family", "cubic"), 2, "--family cubic"),
         (("evaluate", "atoms", "--images", "0", "--real", "nowhere"), 2, "no such folder"),
         (("evaluate", "atoms", "atoms"), 2, "two packages of the same name"),
-        (("simulate", "surfaces", "--out", "there"), 2, "surfaces"),
+        (("simulate", "galaxies", "--out", "there"), 2, "galaxies"),
         (("simulate", "columns", "--out", "there", "--family", "cubic"), 2, "cubic"),
         (("simulate", "columns", "--out", "there", "--spacing-px", "9", "3"), 2, "--spacing-px 9 3"),
         (("simulate", "columns", "--out", "there", "--spacing-nm", "0"), 2, "--spacing-nm 0"),

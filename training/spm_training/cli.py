@@ -332,6 +332,39 @@ def simulate_lattice(
     click.echo(f"{len(files)} images in {out}")
 
 
+@simulate.command("surfaces")
+@OUT
+@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
+@SHAPE
+@click.option("--family", "families", multiple=True, help="Only this kind of surface. Repeatable.  [default: all]")
+@click.option(
+    "--pixel-nm", type=click.FloatRange(0, min_open=True), help="Side of a pixel.  [default: drawn by family]"
+)
+@click.option("--noise", metavar="clear|medium|low", help="Level of the noise.  [default: all of them and quieter]")
+@click.option("--defects/--no-defects", default=True, show_default=True, help="With point defects or without.")
+@SEED
+def simulate_surfaces(
+    out: Path,
+    count: int,
+    shape: tuple[int, int],
+    families: tuple[str, ...],
+    pixel_nm: float | None,
+    noise: str | None,
+    defects: bool,
+    seed: int,
+) -> None:
+    """STM images of surfaces with point defects, steps, tip and scanner artefacts.
+
+    TIFF with noise and without (heights in nm, calibrated), CSV of the defects, mask of the steps, a picture and a manifest.
+    """
+    from spm_training.simulate.surfaces.write import SurfacesOptions, write_surfaces
+
+    options = SurfacesOptions(count, shape, families, pixel_nm, noise, defects, seed)
+    with _bar(count, "surfaces") as bar:
+        files = write_surfaces(options, out, on_scene=functools.partial(_advance, bar))
+    click.echo(f"{len(files)} scenes in {out}")
+
+
 def _check_range(option: str, given: tuple[float, float]) -> None:
     low, high = given
     if not 0 < low <= high:
