@@ -365,6 +365,37 @@ def simulate_surfaces(
     click.echo(f"{len(files)} scenes in {out}")
 
 
+@simulate.command("tips")
+@OUT
+@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
+@SHAPE
+@click.option("--modality", default="afm", show_default=True, metavar="afm|stm", help="Whose surfaces.")
+@click.option("--family", "families", multiple=True, help="Only this corruption. Repeatable.  [default: all]")
+@click.option("--surface", "surfaces", multiple=True, help="Only this kind of surface. Repeatable.  [default: all]")
+@click.option("--split", default="test", show_default=True, metavar="train|validation|test", help="Which set.")
+@SEED
+def simulate_tips(
+    out: Path,
+    count: int,
+    shape: tuple[int, int],
+    modality: str,
+    families: tuple[str, ...],
+    surfaces: tuple[str, ...],
+    split: str,
+    seed: int,
+) -> None:
+    """Scans with blunt and double tips, and with a blur: families blunt, double, hackathon, convolution.
+
+    TIFF of the scan, of the surface, of the tip and of the pixels that it touched (calibrated in nm), a picture and a manifest.
+    """
+    from spm_training.simulate.tips.write import TipOptions, write_tips
+
+    options = TipOptions(count, shape, modality, families, surfaces, split, seed)
+    with _bar(count, "tips") as bar:
+        files = write_tips(options, out, on_scene=functools.partial(_advance, bar))
+    click.echo(f"{len(files)} scenes in {out}")
+
+
 def _check_range(option: str, given: tuple[float, float]) -> None:
     low, high = given
     if not 0 < low <= high:
