@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -13,15 +15,19 @@ import click
 import yaml
 
 from spm_runtime._version import __version__
-from spm_runtime.batch import Settings, run_batch
 from spm_runtime.demo import demo_scans
 from spm_runtime.doctor import examine
+from spm_runtime.engine.batch import run_batch
+from spm_runtime.engine.ledger import Order
+from spm_runtime.engine.service import Service
+from spm_runtime.engine.settings import Settings
+from spm_runtime.engine.status import retry_scans, status_lines, status_of
+from spm_runtime.engine.watch import watch as watch_folder
 from spm_runtime.errors import AdatomError, ModelError, ParameterError, ScanError
 from spm_runtime.models import list_models, load_package
 from spm_runtime.readers import find_reader, read_scans
 from spm_runtime.results import Task
 from spm_runtime.session import Device
-from spm_runtime.watch import watch as watch_folder
 
 __all__ = ["main"]
 
@@ -87,26 +93,74 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Scans analysed at once."),
         click.option("--gwy", is_flag=True, help="Also write all maps into one Gwyddion file per scan."),
     ]  # fmt: skip
-    for option in reversed(options):
+    return _with(options, _service_options(command))
+
+
+def _service_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of run and watch that no result depends on."""
+    options = [
+        _state_option(),
+        click.option(
+            "--attempts", default=3, show_default=True, type=click.IntRange(min=1),
+            help="Crashes of one scan before it is put into quarantine.",
+        ),
+        click.option(
+            "--memory-limit-mb", type=click.FloatRange(min=0, min_open=True), metavar="MB",
+            help="Memory for one scan; by default half of the computer's, shared among the jobs.",
+        ),
+        click.option(
+            "--time-limit-s", default=900.0, show_default=True, type=click.FloatRange(min=0, min_open=True), metavar="S",
+            help="Seconds for one image.",
+        ),
+        click.option(
+            "--min-free-mb", default=500.0, show_default=True, type=click.FloatRange(min=0), metavar="MB",
+            help="Pause while a disk has less room than this.",
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of all jobs together; by default all cores for "
+            "run, half of them for watch."),
+        click.option(
+            "--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+            help="Log file, old parts dropped; by default in the state folder.",
+        ),
+        click.option(
+            "--metrics-port", type=click.IntRange(0, 65535), metavar="N",
+            help="Serve Prometheus metrics on 127.0.0.1, port N.",
+        ),
+    ]  # fmt: skip
+    return _with(options, command)
+
+
+def _state_option() -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--state",
+        type=_FOLDER,
+        metavar="DIR",
+        help="Folder on a local disk for ledger, log and copies; by default SPM_STATE, else your own for such things.",
+    )
+
+
+def _with(options: Iterable[Any], command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(list(options)):
         command = option(command)
     return command
 
 
-def _settings(
-    tasks: tuple[str, ...], model: str | None, device: str, require_gpu: bool, channel: str | None,
-    pixel_size_nm: float | None, given: tuple[str, ...], params_file: Path | None, jobs: int, gwy: bool,
-) -> Settings:  # fmt: skip
+def _settings(options: Mapping[str, Any]) -> Settings:
     return Settings(
-        tasks=cast("tuple[Task, ...]", tasks),
-        model=model,
-        device=cast("Device", device),
-        require_gpu=require_gpu,
-        channel=channel,
-        pixel_size_nm=pixel_size_nm,
-        params=_parameters(given, params_file),
-        jobs=jobs,
-        gwy=gwy,
+        tasks=cast("tuple[Task, ...]", options["tasks"]),
+        model=options["model"],
+        device=cast("Device", options["device"]),
+        require_gpu=options["require_gpu"],
+        channel=options["channel"],
+        pixel_size_nm=options["pixel_size_nm"],
+        params=_parameters(options["given"], options["params_file"]),
+        jobs=options["jobs"],
+        gwy=options["gwy"],
     )
+
+
+def _service(options: Mapping[str, Any]) -> Service:
+    return Service(**{field.name: options[field.name] for field in dataclasses.fields(Service)})
 
 
 def _parameters(given: Iterable[str], file: Path | None) -> dict[str, float]:
@@ -138,10 +192,12 @@ def _number(name: object, value: object) -> float:
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_analysis_options
+@click.option("--again", is_flag=True, help="Analyse everything, also what is done already.")
 @click.option("-v", "--verbose", is_flag=True, help="Also name the files that are no scans.")
-def run(paths: tuple[Path, ...], out: Path, verbose: bool, **options: Any) -> None:
-    """Analyse files and folders (recursively) and go on after a bad file."""
-    sys.exit(SOME_FAILED if run_batch(paths, out, _settings(**options), verbose=verbose) else ALL_DONE)
+def run(paths: tuple[Path, ...], out: Path, again: bool, verbose: bool, **options: Any) -> None:
+    """Analyse files and folders (recursively) and go on after a bad file; what is done already is kept."""
+    failed = run_batch(paths, out, _settings(options), service=_service(options), again=again, verbose=verbose)
+    sys.exit(SOME_FAILED if failed else ALL_DONE)
 
 
 @main.command()
@@ -153,6 +209,13 @@ def run(paths: tuple[Path, ...], out: Path, verbose: bool, **options: Any) -> No
     type=click.DateTime(_TIMES),
     metavar="TIME",
     help="Leave files alone that are older, as 2026-01-31T08:00.",
+)
+@click.option(
+    "--order",
+    default="newest",
+    show_default=True,
+    type=click.Choice(["newest", "oldest"]),
+    help="Which scan comes first when several wait.",
 )
 @click.option(
     "--poll-s",
@@ -169,11 +232,52 @@ def run(paths: tuple[Path, ...], out: Path, verbose: bool, **options: Any) -> No
     help="Seconds that a file that cannot be read whole is given to change, before it counts as failed.",
 )
 def watch(
-    folder: Path, out: Path, once: bool, since: datetime | None, poll_s: float, give_up_s: float, **options: Any
+    folder: Path,
+    out: Path,
+    once: bool,
+    since: datetime | None,
+    order: Order,
+    poll_s: float,
+    give_up_s: float,
+    **options: Any,
 ) -> None:
     """Analyse every new scan of a folder, sub-folders included, until stopped (Ctrl-C)."""
-    failed = watch_folder(folder, out, _settings(**options), once=once, since=since, poll_s=poll_s, give_up_s=give_up_s)
+    failed = watch_folder(
+        folder,
+        out,
+        _settings(options),
+        service=_service(options),
+        once=once,
+        since=since,
+        order=order,
+        poll_s=poll_s,
+        give_up_s=give_up_s,
+    )
     sys.exit(SOME_FAILED if failed else ALL_DONE)
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@_state_option()
+@click.option("--json", "as_json", is_flag=True, help="Everything that is known, every scan included, as JSON.")
+def status(folder: Path, state: Path | None, as_json: bool) -> None:
+    """Show what became of the scans of a folder of results, also while they are analysed."""
+    facts = status_of(folder, state)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    for line in status_lines(facts):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.argument("scans", nargs=-1, metavar="[SCAN]...")
+@_state_option()
+def retry(folder: Path, scans: tuple[str, ...], state: Path | None) -> None:
+    """Put failed scans of a folder of results back in line: those named as in its summary, or all."""
+    for name in retry_scans(folder, scans, state):
+        click.echo(f"waiting {name}")
 
 
 @main.command()

@@ -50,13 +50,13 @@ class Found:
     job
         The file, with its stamp.
     changed_s
-        When its last byte was written, as far as is known; seconds since 1970, like all times of the ledger.
+        When its last byte was written, None when that is not known; seconds since 1970, like all times of the ledger.
     seen_s
         When this state of it was seen first.
     """
 
     job: Job
-    changed_s: float
+    changed_s: float | None
     seen_s: float
 
 

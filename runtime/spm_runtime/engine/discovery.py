@@ -30,7 +30,9 @@ SHARED_SUFFIXES = frozenset(
 )
 
 
-def find_files(paths: Iterable[Path | str], *, ignore: Path | None = None) -> Iterator[Job]:
+def find_files(
+    paths: Iterable[Path | str], *, ignore: Path | None = None, on_skip: Callable[[Path], object] = lambda path: None
+) -> Iterator[Job]:
     """All files that may be scans, folders recursively, in the order given and sorted within a folder; none is opened.
 
     Hidden files and folders, folders that hold results, and notes that lie beside scans are passed over. Whether a file of a
@@ -42,6 +44,8 @@ def find_files(paths: Iterable[Path | str], *, ignore: Path | None = None) -> It
         Files and folders.
     ignore
         A folder to pass over, the one of the results.
+    on_skip
+        Called with every file of a folder that by its name is no scan.
 
     Yields
     ------
@@ -70,6 +74,8 @@ def find_files(paths: Iterable[Path | str], *, ignore: Path | None = None) -> It
             seen.add(resolved)
             if path == given or may_be_scan(path):
                 yield Job(path, _free_name(resolved, relative, taken), named=path == given)
+            else:
+                on_skip(path)
         yield from problems
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from spm_runtime.engine._tables import COLUMNS, SCHEMA, SCHEMA_VERSION, Entry, Found, State, connect, to_entry
 from spm_runtime.errors import OutputError
@@ -21,6 +23,16 @@ LEDGER = "ledger.sqlite3"
 
 Order = Literal["newest", "oldest", "given"]
 
+#: Files that are entered in one transaction.
+CHUNK = 500
+
+#: What waiting helps against: a full disk, one that does not answer, another process that holds the ledger.
+WAITING_HELPS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+RETRY_S = 1.0
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
 _ORDERS: dict[Order, str] = {"newest": "mtime_ns DESC", "oldest": "mtime_ns ASC", "given": "place ASC"}
 
 #: What a scan forgets when it is to be analysed anew.
@@ -28,6 +40,16 @@ _ANEW = (
     "state = 'waiting', kind = '', reason = '', traceback = '', attempts = 0, interruptions = 0, tries = 0, next_try_s = 0, "
     "sha256 = '', key = ''"
 )
+
+
+def _patient(method: Callable[Concatenate[Ledger, P], T]) -> Callable[Concatenate[Ledger, P], T]:
+    """Try again until all of it is written."""
+
+    @wraps(method)
+    def again(self: Ledger, /, *args: P.args, **options: P.kwargs) -> T:
+        return self.patiently(lambda: method(self, *args, **options))
+
+    return again
 
 
 class Ledger:
@@ -41,6 +63,8 @@ class Ledger:
         The SQLite file, on a local disk: its locks do not work on shares. Made when it is not there.
     create
         Whether it may be made.
+    tell
+        Called with a sentence while it cannot be written, as when the disk is full: then it is waited for. When None it is not.
 
     Raises
     ------
@@ -55,15 +79,17 @@ class Ledger:
         What a person should know: that a damaged ledger was set aside. Mostly nothing.
     """
 
-    def __init__(self, file: Path, *, create: bool = True) -> None:
+    def __init__(self, file: Path, *, create: bool = True, tell: Callable[[str], object] | None = None) -> None:
         self.file = file
         self.note = ""
         self.is_new = False
+        self.trouble = ""
+        self._tell = tell
         if not create and not file.is_file():
             raise OutputError(f"{file}: no ledger; nothing was analysed here yet, or it was with another --state")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._open(create=create)
+            self.patiently(lambda: self._open(create=create))
         except (OSError, sqlite3.Error) as error:
             raise OutputError(
                 f"{file}: the ledger cannot be opened ({error}); name a folder on a local disk with --state, where you may write"
@@ -83,6 +109,14 @@ class Ledger:
 
     def _open(self, *, create: bool) -> None:
         self.connection = connect(self.file)
+        try:
+            self._check(create=create)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _check(self, *, create: bool) -> None:
+        """Make the tables, or see that they are whole."""
         try:
             (version,) = self.connection.execute("PRAGMA user_version").fetchone()
             (verdict,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -124,13 +158,36 @@ class Ledger:
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.connection.execute("COMMIT")
         except BaseException:
-            self.connection.execute("ROLLBACK")
+            if self.connection.in_transaction:  # SQLite gives up some by itself, as when the disk is full
+                self.connection.execute("ROLLBACK")
             raise
-        self.connection.execute("COMMIT")
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """Do something that writes to the ledger; while its disk is full or does not answer, wait and try again."""
+        while True:
+            try:
+                result = action()
+            except sqlite3.OperationalError as error:
+                if self._tell is None or error.sqlite_errorcode & 0xFF not in WAITING_HELPS:
+                    raise
+                if not self.trouble:
+                    self._tell(f"{self.file}: the ledger cannot be written ({error}); waiting")
+                self.trouble = str(error)
+                time.sleep(RETRY_S)
+            else:
+                self.trouble = ""
+                return result
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         return self.connection.execute(query, values).fetchall()
+
+    def _do(self, query: str, *values: object) -> None:
+        if self.connection.in_transaction:  # then all of it is tried again
+            self._all(query, *values)
+        else:
+            self.patiently(lambda: self._all(query, *values))
 
     # What is to be done
 
@@ -166,16 +223,34 @@ class Ledger:
         int
             How many were put in line.
         """
+        items = iter(found)
+        count = place = 0
+        while chunk := list(itertools.islice(items, CHUNK)):
+            offer = partial(self._offer, chunk, place, root, settings, now_s, again, is_there)
+            count += self.patiently(offer)
+            place += len(chunk)
+        return count
+
+    def _offer(
+        self,
+        found: list[Found],
+        first: int,
+        root: bytes,
+        settings: str,
+        now_s: float,
+        again: bool,
+        is_there: Callable[[str], bool],
+    ) -> int:
         count = 0
         with self.transaction():
-            for place, item in enumerate(found):
+            for place, item in enumerate(found, start=first):
                 job = item.job
                 size, mtime_ns = (None, None) if job.stamp is None else (job.stamp.size, job.stamp.mtime_ns)
                 facts = (root, os.fsencode(job.path), job.named, size, mtime_ns, settings, place)
                 times = (item.changed_s, item.seen_s, now_s)
                 known = self.get(job.name)
                 if known is None:
-                    self._all(
+                    self._do(
                         "INSERT INTO scans (root, path, named, size, mtime_ns, settings, place, changed_s, seen_s, settled_s, "
                         "name, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
                         *facts, *times, job.name,
@@ -184,17 +259,16 @@ class Ledger:
                     continue
                 is_new = known.stamp != job.stamp or known.path != job.path
                 if known.state == "working":  # whoever finishes it sees the other stamp
-                    self._all("UPDATE scans SET size = ?, mtime_ns = ? WHERE name = ?", size, mtime_ns, job.name)
-                    continue
-                if is_new or known.settings != settings or _is_open(known, again) or not _is_kept(known, is_there):
-                    self._all(
+                    self._do("UPDATE scans SET size = ?, mtime_ns = ? WHERE name = ?", size, mtime_ns, job.name)
+                elif is_new or known.settings != settings or _is_open(known, again, is_there):
+                    self._do(
                         f"UPDATE scans SET root = ?, path = ?, named = ?, size = ?, mtime_ns = ?, settings = ?, place = ?, "
                         f"changed_s = ?, seen_s = ?, settled_s = ?, version = version + ?, {_ANEW} WHERE name = ?",
                         *facts, *times, is_new, job.name,
                     )  # fmt: skip
                     count += 1
                 else:
-                    self._all(
+                    self._do(
                         "UPDATE scans SET root = ?, place = ? WHERE name = ? AND state = 'waiting'",
                         root, place, job.name,
                     )  # fmt: skip
@@ -205,21 +279,20 @@ class Ledger:
 
         A scan that takes the whole computer down must not be the first one to be tried again.
         """
-        with self.transaction():
-            rows = self._all(
-                "SELECT name FROM scans WHERE state = 'waiting' AND root = ? AND next_try_s <= ? "
-                f"ORDER BY attempts + interruptions + tries > 0, {_ORDERS[order]}, name LIMIT 1",
-                root, now_s,
-            )  # fmt: skip
-            if not rows:
-                return None
-            (name,) = rows[0]
-            self._all("UPDATE scans SET state = 'working', started_s = ? WHERE name = ?", now_s, name)
+        rows = self._all(
+            "SELECT name FROM scans WHERE state = 'waiting' AND root = ? AND next_try_s <= ? "
+            f"ORDER BY attempts + interruptions + tries > 0, {_ORDERS[order]}, name LIMIT 1",
+            root, now_s,
+        )  # fmt: skip
+        if not rows:
+            return None
+        (name,) = rows[0]
+        self._do("UPDATE scans SET state = 'working', started_s = ? WHERE name = ?", now_s, name)
         return self.get(name)
 
     def note_content(self, name: str, *, sha256: str, key: str) -> None:
         """Keep what the scan in hand holds, so that its result is recognised should this process die."""
-        self._all("UPDATE scans SET sha256 = ?, key = ? WHERE name = ?", sha256, key, name)
+        self._do("UPDATE scans SET sha256 = ?, key = ? WHERE name = ?", sha256, key, name)
 
     def finish(
         self,
@@ -256,7 +329,7 @@ class Ledger:
         attempts
             How many were made; unchanged when None.
         """
-        self._all(
+        self._do(
             "UPDATE scans SET state = ?, kind = ?, reason = ?, traceback = ?, provider = ?, latency_s = ?, finished_s = ?, "
             "analyses = analyses + ?, attempts = coalesce(?, attempts), tries = 0, next_try_s = 0 WHERE name = ?",
             state, kind, reason, traceback, provider, latency_s, now_s, analysed, attempts, name,
@@ -274,7 +347,7 @@ class Ledger:
         tries: int,
     ) -> None:
         """Put a scan back in line, not to be tried before a moment."""
-        self._all(
+        self._do(
             "UPDATE scans SET state = 'waiting', kind = ?, reason = ?, traceback = ?, attempts = ?, tries = ?, next_try_s = ? "
             "WHERE name = ?",
             kind, reason, traceback, attempts, tries, next_try_s, name,
@@ -282,11 +355,12 @@ class Ledger:
 
     def renew(self, name: str, *, now_s: float) -> None:
         """Put a scan in line whose file has changed while the earlier state of it was analysed."""
-        self._all(
+        self._do(
             f"UPDATE scans SET {_ANEW}, version = version + 1, changed_s = ?, seen_s = ?, settled_s = ? WHERE name = ?",
             now_s, now_s, now_s, name,
         )  # fmt: skip
 
+    @_patient
     def interrupted(self, *, limit: int) -> list[Entry]:
         """The scans in hand when the last process died; one more interruption each, and quarantine at the limit."""
         entries = self.entries("state = 'working'")
@@ -295,25 +369,28 @@ class Ledger:
                 count = entry.interruptions + 1
                 reason = f"the program was ended {count} times while it analysed this scan; use `spm-infer retry` to try again"
                 full = count >= limit
-                self._all(
+                self._do(
                     "UPDATE scans SET state = ?, interruptions = ?, reason = ?, next_try_s = 0 WHERE name = ?",
                     "quarantined" if full else "waiting", count, reason if full else entry.reason, entry.name,
                 )  # fmt: skip
         return entries
 
+    @_patient
     def release(self, names: Iterable[str]) -> None:
         """Put scans in hand back in line as if nothing had happened."""
         with self.transaction():
             for name in names:
-                self._all("UPDATE scans SET state = 'waiting' WHERE name = ? AND state = 'working'", name)
+                self._do("UPDATE scans SET state = 'waiting' WHERE name = ? AND state = 'working'", name)
 
+    @_patient
     def reopen(self, kinds: Iterable[str], *, root: bytes) -> None:
         """Put failed scans back in line whose trouble had nothing to do with them, and let nobody wait longer."""
         with self.transaction():
             for kind in kinds:
-                self._all(f"UPDATE scans SET {_ANEW} WHERE state = 'failed' AND kind = ? AND root = ?", kind, root)
-            self._all("UPDATE scans SET next_try_s = 0 WHERE state = 'waiting' AND kind != 'incomplete'")
+                self._do(f"UPDATE scans SET {_ANEW} WHERE state = 'failed' AND kind = ? AND root = ?", kind, root)
+            self._do("UPDATE scans SET next_try_s = 0 WHERE state = 'waiting' AND kind != 'incomplete'")
 
+    @_patient
     def retry(self, names: Iterable[str] | None = None) -> list[str]:
         """Put failed, quarantined and vanished scans back in line.
 
@@ -332,13 +409,13 @@ class Ledger:
         with self.transaction():
             for (name,) in self._all(f"SELECT name FROM scans WHERE {chosen} ORDER BY name"):
                 if names is None or name in names:
-                    self._all(f"UPDATE scans SET {_ANEW} WHERE name = ?", name)
+                    self._do(f"UPDATE scans SET {_ANEW} WHERE name = ?", name)
                     back.append(name)
         return back
 
     def adopt(self, name: str, *, sha256: str, provider: str, finished_s: float) -> None:
         """Enter a result that is there already, of a scan of which nothing else is known."""
-        self._all(
+        self._do(
             "INSERT OR IGNORE INTO scans (name, root, path, settings, sha256, state, finished_s, provider) "
             "VALUES (?, x'', x'', '', ?, 'done', ?, ?)",
             name, sha256, finished_s, provider,
@@ -376,14 +453,19 @@ class Ledger:
         )
         return sorted(value for (value,) in rows)
 
+    def analyses(self) -> int:
+        """How many analyses were made."""
+        ((count,),) = self._all("SELECT coalesce(sum(analyses), 0) FROM scans")
+        return int(count)
+
     # Facts about the process that writes
 
     def note_fact(self, name: str, value: str) -> None:
         """Keep a fact about the process that writes, such as why it pauses; an empty one is forgotten."""
         if value:
-            self._all("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
+            self._do("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
         else:
-            self._all("DELETE FROM facts WHERE name = ?", name)
+            self._do("DELETE FROM facts WHERE name = ?", name)
 
     def fact(self, name: str) -> str:
         """A fact, or nothing."""
@@ -392,23 +474,19 @@ class Ledger:
 
     def note_worker(self, pid: int, created_s: float) -> None:
         """Keep that a process works for this one, so that the next one can end it should it be left alone."""
-        self._all("INSERT OR REPLACE INTO workers VALUES (?, ?)", pid, created_s)
+        self._do("INSERT OR REPLACE INTO workers VALUES (?, ?)", pid, created_s)
 
     def forget_worker(self, pid: int) -> None:
         """A process has ended."""
-        self._all("DELETE FROM workers WHERE pid = ?", pid)
+        self._do("DELETE FROM workers WHERE pid = ?", pid)
 
     def workers(self) -> list[tuple[int, float]]:
         """Processes that were begun and not seen to end: identifier and time of creation."""
         return [(int(pid), float(created_s)) for pid, created_s in self._all("SELECT pid, created_s FROM workers")]
 
 
-def _is_open(known: Entry, again: bool) -> bool:
+def _is_open(known: Entry, again: bool, is_there: Callable[[str], bool]) -> bool:
     """Whether a file that has not changed is put in line although it had an end."""
-    if known.state == "gone":
-        return True
-    return again and known.state in {"failed", "quarantined", "skipped", "ignored"}
-
-
-def _is_kept(known: Entry, is_there: Callable[[str], bool]) -> bool:
-    return known.state != "done" or is_there(known.name)
+    if known.state == "done":
+        return not is_there(known.name)
+    return known.state == "gone" or (again and known.state in {"failed", "quarantined", "skipped", "ignored"})

@@ -83,6 +83,11 @@ class Report:
         """Close the temporary database; one that was given stays open."""
         self._close()
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is anything that is not written yet."""
+        return self._dirty
+
     def _take_over(self, table: Path) -> None:
         """Rows of the table that is there, unless they are known already: then what is known is newer."""
         rows, self._is_foreign = _earlier_rows(table)
@@ -149,6 +154,15 @@ class Report:
         if not self._dirty or began_s - self._written_s < pause_s:
             return ""
         self._written_s = began_s  # before: a failed attempt is not repeated at once
+        try:
+            self._write_all()
+        finally:
+            self._took_s = time.monotonic() - began_s
+        self._dirty = False
+        note, self._note = self._note, ""
+        return note
+
+    def _write_all(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._is_foreign:
             self._set_foreign_table_aside()
@@ -162,10 +176,6 @@ class Report:
             text.flush()
             text.detach()
         self._write_pages()
-        self._dirty = False
-        self._took_s = time.monotonic() - began_s
-        note, self._note = self._note, ""
-        return note
 
     def _write_pages(self) -> None:
         """Write the pages that have changed, and remove those that are no longer needed."""
@@ -220,10 +230,11 @@ def _together(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
+        database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # SQLite gives up some by itself, as when the disk is full
+            database.execute("ROLLBACK")
         raise
-    database.execute("COMMIT")
 
 
 def _to_row(cells: str) -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""A stand-in for the analysis, so that what the engine does with scans can be tested without a network."""
+"""Stand-ins for the analysis and for processes, so that what the engine does with scans can be tested without either."""
 
 import numpy as np
 import pytest
 import yaml
 
+from spm_runtime.engine.jobs import Finished, Lost, Read
 from spm_runtime.errors import ModelError
 from spm_runtime.models import load_package
 from spm_runtime.results import Atoms, Map, Result
@@ -31,6 +32,56 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
+class Crash(BaseException):
+    """The process would be no more."""
+
+
+class Inline:
+    """A pool that analyses in this process, at once, and waits by sleeping."""
+
+    def __init__(
+        self, *, duty, processes, limits, staging, threads, on_start, on_end, sleep=lambda seconds: None
+    ) -> None:
+        self._duty, self._staging, self._sleep = duty, staging, sleep
+        self._events = []
+        self.in_hand = []
+
+    @property
+    def free(self):
+        return 1 - len(self.in_hand)
+
+    def submit(self, job):
+        self.in_hand.append(job.name)
+        self._staging.mkdir(parents=True, exist_ok=True)
+        try:
+            outcomes = self._duty.do(job, self._staging, lambda sha256: self._events.append(Read(job.name, sha256)))
+            self._events.append(Finished(job.name, outcomes))
+        except Crash:
+            self._events.append(Lost(job.name, f"{job.path}: the process that analysed it died", "the stack"))
+
+    def wait(self, timeout_s):
+        if not self._events:
+            self._sleep(timeout_s)
+        events, self._events = self._events, []
+        self.in_hand.clear()
+        return events
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def make_inline():
+    return Inline
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    """The engine's own folder, away from the user's."""
+    monkeypatch.setenv("SPM_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
 class FakeAnalysis:
     """Finds one atom per image, and fails as the first pixel says."""
 
@@ -41,6 +92,8 @@ class FakeAnalysis:
     def __call__(self, scan, task, *, model, device, require_gpu, params) -> Result:
         self.seen.append(scan)
         code = scan.image[0, 0]
+        if code == -3:
+            raise Crash
         if code == -1:
             raise ModelError(f"{scan.path}: the model cannot do this")
         if code == -2:

@@ -2,18 +2,24 @@ import csv
 import hashlib
 import json
 import logging
-import os
-import sys
-import textwrap
+from functools import partial
 
 import numpy as np
 import pytest
 
-from spm_runtime import batch
-from spm_runtime.batch import Settings, process, run_batch
-from spm_runtime.discovery import Job
+from spm_runtime.engine import analysis, staging
+from spm_runtime.engine.analysis import process
+from spm_runtime.engine.batch import run_batch as run_in_processes
+from spm_runtime.engine.jobs import Job, Stamp
+from spm_runtime.engine.settings import Settings
 from spm_runtime.errors import DeviceError, ModelError, OutputError, ParameterError
 from spm_runtime.scan import Scan
+
+
+@pytest.fixture
+def run_batch(make_inline):
+    """A batch in this process."""
+    return partial(run_in_processes, make_pool=make_inline)
 
 
 def rows_of(out):
@@ -25,7 +31,7 @@ def document_of(folder):
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def test_bad_files_do_not_end_a_batch(tmp_path, save_scan, fake, capsys, caplog):
+def test_bad_files_do_not_end_a_batch(tmp_path, save_scan, fake, capsys, caplog, run_batch):
     data, out = tmp_path / "data", tmp_path / "out"
     save_scan(data / "a.npy")
     save_scan(data / "model.npy", -1)
@@ -51,7 +57,7 @@ def test_bad_files_do_not_end_a_batch(tmp_path, save_scan, fake, capsys, caplog)
     assert "somebody&#x27;s bug" in (out / "index.html").read_text(encoding="utf-8")
 
 
-def test_verbose_names_what_is_no_scan(tmp_path, fake, capsys):
+def test_verbose_names_what_is_no_scan(tmp_path, fake, capsys, run_batch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "notes.txt").write_text("hello", encoding="utf-8")
     assert run_batch([tmp_path / "data"], tmp_path / "out", Settings(), verbose=True, analyse=fake) == 0
@@ -61,7 +67,7 @@ def test_verbose_names_what_is_no_scan(tmp_path, fake, capsys):
     assert (tmp_path / "out" / "index.html").is_file()
 
 
-def test_results_say_where_they_come_from_and_the_scan_is_untouched(tmp_path, save_scan, fake):
+def test_results_say_where_they_come_from_and_the_scan_is_untouched(tmp_path, save_scan, fake, run_batch):
     path = save_scan(tmp_path / "data" / "sub" / "a.npy")
     content = path.read_bytes()
     path.chmod(0o444)
@@ -74,7 +80,7 @@ def test_results_say_where_they_come_from_and_the_scan_is_untouched(tmp_path, sa
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_every_frame_of_a_stack_has_its_own_folder(tmp_path, save_scan, fake):
+def test_every_frame_of_a_stack_has_its_own_folder(tmp_path, save_scan, fake, run_batch):
     save_scan(tmp_path / "s.npy", shape=(3, 24, 32))
     run_batch([tmp_path / "s.npy"], tmp_path / "out", Settings(), analyse=fake)
     frames = sorted(
@@ -85,7 +91,7 @@ def test_every_frame_of_a_stack_has_its_own_folder(tmp_path, save_scan, fake):
     assert list(rows_of(tmp_path / "out")) == ["s.npy#0", "s.npy#1", "s.npy#2"]
 
 
-def test_one_bad_frame_leaves_the_others(tmp_path, save_scan, fake):
+def test_one_bad_frame_leaves_the_others(tmp_path, save_scan, fake, run_batch):
     path = save_scan(tmp_path / "s.npy", shape=(3, 24, 32))
     stack = np.load(path)
     stack[1, 0, 0] = -1
@@ -94,19 +100,19 @@ def test_one_bad_frame_leaves_the_others(tmp_path, save_scan, fake):
     assert [row["status"] for row in rows_of(tmp_path / "out").values()] == ["done", "failed", "done"]
 
 
-def test_the_users_pixel_size_replaces_the_files(tmp_path, save_scan, fake):
+def test_the_users_pixel_size_replaces_the_files(tmp_path, save_scan, fake, run_batch):
     path = save_scan(tmp_path / "a.npy")
     run_batch([path], tmp_path / "out", Settings(pixel_size_nm=0.05), analyse=fake)
     assert fake.seen[0].pixel_size_nm == (0.05, 0.05)
     assert rows_of(tmp_path / "out")["a.npy"]["spacing_nm"] == "0.2"
     calibrated = Scan(np.ones((4, 4), np.float32), pixel_size_nm=(0.1, 0.2))
-    (warning,) = batch._calibrated(calibrated, 0.05).warnings
+    (warning,) = analysis._calibrated(calibrated, 0.05).warnings
     assert "0.05" in warning
     assert "0.1 × 0.2" in warning
-    assert batch._calibrated(calibrated, None) is calibrated
+    assert analysis._calibrated(calibrated, None) is calibrated
 
 
-def test_a_channel_that_is_not_there_is_said(tmp_path, save_scan, fake):
+def test_a_channel_that_is_not_there_is_said(tmp_path, save_scan, fake, run_batch):
     save_scan(tmp_path / "a.npy")
     assert run_batch([tmp_path / "a.npy"], tmp_path / "out", Settings(channel="Current"), analyse=fake) == 1
     assert "Current" in rows_of(tmp_path / "out")["a.npy"]["reason"]
@@ -118,7 +124,7 @@ def test_a_channel_that_is_not_there_is_said(tmp_path, save_scan, fake):
 def test_the_modality_chooses_the_task(tmp_path, save_scan, fake, monkeypatch, modality, status):
     path = save_scan(tmp_path / "a.npy")
     scan = Scan(np.ones((8, 8), np.float32), modality=modality, path=path)
-    monkeypatch.setattr(batch, "open_scan", lambda *args, **kwargs: scan)
+    monkeypatch.setattr(analysis, "open_scan", lambda *args, **kwargs: scan)
     (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
     assert outcome.status == status
     if status == "skipped":
@@ -147,14 +153,14 @@ def test_settings_that_cannot_be_met_are_refused(facts, word):
         ({"model": "x"}, ModelError),
     ],
 )
-def test_what_would_fail_for_every_scan_is_said_before_the_first(tmp_path, save_scan, fake, facts, error):
+def test_what_would_fail_for_every_scan_is_said_before_the_first(tmp_path, save_scan, fake, facts, error, run_batch):
     save_scan(tmp_path / "a.npy")
     with pytest.raises(error):
         run_batch([tmp_path / "a.npy"], tmp_path / "out", Settings(**facts), analyse=fake)
     assert not fake.seen
 
 
-def test_a_device_that_does_not_run_is_raised_after_the_summary(tmp_path, save_scan, fake):
+def test_a_device_that_does_not_run_is_raised_after_the_summary(tmp_path, save_scan, fake, run_batch):
     def analyse(scan, task, **options):
         raise DeviceError("no GPU here")
 
@@ -166,30 +172,36 @@ def test_a_device_that_does_not_run_is_raised_after_the_summary(tmp_path, save_s
 
 def test_a_file_that_changes_meanwhile_is_not_believed(tmp_path, save_scan, fake, monkeypatch):
     path = save_scan(tmp_path / "a.npy")
-    real = batch.file_sha256
+    real = staging._copy
 
-    def slow(file):
-        digest = real(file)
+    def slow(*args):
+        real(*args)
         save_scan(path, value=5.0, shape=(32, 32))
-        return digest
 
-    monkeypatch.setattr(batch, "file_sha256", slow)
+    monkeypatch.setattr(staging, "_copy", slow)
     (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
-    assert (outcome.status, outcome.error) == ("failed", "CorruptScanError")
+    assert (outcome.status, outcome.error) == ("failed", "CannotOpenError")
     assert "changed" in outcome.reason
+
+
+def test_a_file_that_is_not_what_was_found_is_not_analysed(tmp_path, save_scan, fake):
+    path = save_scan(tmp_path / "a.npy")
+    (outcome,) = process(Job(path, "a.npy", stamp=Stamp(1, 1)), tmp_path / "out", Settings(), analyse=fake)
+    assert outcome.error == "CannotOpenError"
+    assert not fake.seen
 
 
 def test_a_full_disk_is_no_fault_of_the_program(tmp_path, save_scan, fake, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "out/a.npy")
 
-    monkeypatch.setattr(batch, "save_results", full)
+    monkeypatch.setattr(analysis, "save_results", full)
     (outcome,) = process(Job(save_scan(tmp_path / "a.npy"), "a.npy"), tmp_path / "out", Settings(), analyse=fake)
     assert "No space left" in outcome.reason
     assert not outcome.traceback
 
 
-def test_an_interrupted_batch_leaves_a_summary(tmp_path, save_scan, fake):
+def test_an_interrupted_batch_leaves_a_summary(tmp_path, save_scan, fake, run_batch):
     save_scan(tmp_path / "data" / "a.npy")
     save_scan(tmp_path / "data" / "b.npy")
 
@@ -250,12 +262,12 @@ def test_a_reader_that_reads_more_than_before_makes_results_new(tmp_path, save_s
 def test_another_version_makes_results_new(tmp_path, save_scan, fake, monkeypatch):
     job = Job(save_scan(tmp_path / "a.npy"), "a.npy")
     process(job, tmp_path / "out", Settings(), analyse=fake)
-    monkeypatch.setattr(batch, "__version__", "99.0")
+    monkeypatch.setattr(analysis, "__version__", "99.0")
     (outcome,) = process(job, tmp_path / "out", Settings(), analyse=fake, skip_done=True)
     assert not outcome.reused
 
 
-def test_the_scans_own_folder_is_no_folder_for_results(tmp_path, save_scan, fake):
+def test_the_scans_own_folder_is_no_folder_for_results(tmp_path, save_scan, fake, run_batch):
     path = save_scan(tmp_path / "data" / "sub" / "a.npy")
     content = path.read_bytes()
     with pytest.raises(
@@ -269,12 +281,14 @@ def test_the_scans_own_folder_is_no_folder_for_results(tmp_path, save_scan, fake
     assert run_batch([tmp_path / "data"], tmp_path / "data" / "out", Settings(), analyse=fake) == 0
 
 
-def test_a_result_of_another_scan_of_the_same_name_is_not_replaced_in_silence(tmp_path, save_scan, fake, capsys):
+def test_a_result_of_another_scan_of_the_same_name_is_not_replaced_in_silence(
+    tmp_path, save_scan, fake, capsys, run_batch
+):
     first = save_scan(tmp_path / "monday" / "a.npy")
     second = save_scan(tmp_path / "tuesday" / "a.npy", value=2.0)
     out, words = tmp_path / "out", "replaces the result of another scan of the same name"
     for path, replaces in ((first, False), (first, False), (second, True), (second, False)):
-        run_batch([path.parent], out, Settings(), analyse=fake)
+        run_batch([path.parent], out, Settings(), analyse=fake, again=True)
         assert (words in capsys.readouterr().out) == replaces
         assert (words in rows_of(out)["a.npy"]["warnings"]) == replaces
         assert (words in str(document_of(out / "a.npy")["tasks"]["atoms"]["warnings"])) == replaces
@@ -282,54 +296,7 @@ def test_a_result_of_another_scan_of_the_same_name_is_not_replaced_in_silence(tm
     assert hashlib.sha256(second.read_bytes()).hexdigest()[:12] in rows_of(out)["a.npy"]["warnings"]
 
 
-def test_a_folder_of_results_that_cannot_be_made(tmp_path, save_scan, fake):
+def test_a_folder_of_results_that_cannot_be_made(tmp_path, save_scan, fake, run_batch):
     path = save_scan(tmp_path / "a.npy")
     with pytest.raises(OutputError, match=r"--out .*cannot be made"):
         run_batch([path], path / "out", Settings(), analyse=fake)
-
-
-FAKE_IN_A_MODULE = """
-import os
-import numpy as np
-from spm_runtime.results import Atoms, ModelReference, Result
-
-def analyse(scan, task, *, model, device, require_gpu, params):
-    if scan.image[0, 0] == -3:
-        os._exit(13)  # as a crash of a library
-    one = np.ones(1, np.float32)
-    atoms = Atoms(np.array([[1.0, 2.0]]), one, one, one, one, np.array([-1], np.int32))
-    timings = {"all": 0.0}
-    quantities = {"process": float(os.getpid())}
-    return Result(scan, task, ModelReference("atoms", "1.0", "ab" * 32), "CPU", {}, timings, atoms, quantities=quantities)
-"""
-
-
-@pytest.fixture
-def importable(tmp_path, monkeypatch):
-    """A stand-in that other processes can import."""
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "fake_analysis_for_processes.py").write_text(
-        textwrap.dedent(FAKE_IN_A_MODULE), encoding="utf-8"
-    )
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    import fake_analysis_for_processes
-
-    yield fake_analysis_for_processes.analyse
-    del sys.modules["fake_analysis_for_processes"]
-
-
-@pytest.mark.slow
-def test_several_processes_do_the_same_and_survive_a_crash(tmp_path, save_scan, package, importable):
-    for index in range(5):
-        save_scan(tmp_path / "data" / f"{index}.npy", -3 if index == 1 else 0)
-    (tmp_path / "data" / "cut.npy").write_bytes(b"\x93NUMPY")
-    assert run_batch([tmp_path / "data"], tmp_path / "out", Settings(jobs=2), analyse=importable) == 2
-    rows = rows_of(tmp_path / "out")
-    assert {name for name, row in rows.items() if row["status"] == "failed"} == {"1.npy", "cut.npy"}
-    assert "died" in rows["1.npy"]["reason"]
-    pids = {
-        document_of(tmp_path / "out" / name)["tasks"]["atoms"]["quantities"]["process"]
-        for name, row in rows.items()
-        if row["status"] == "done"
-    }
-    assert os.getpid() not in pids

@@ -1,15 +1,17 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spm_runtime.discovery import _free_name, find_scans
+from spm_runtime.engine.discovery import _free_name, find_files, is_scan
+from spm_runtime.engine.staging import look_at
 
 
-def names(*paths, **options):
-    return [job.name for job in find_scans(paths, **options)]
+def names(*paths, ignore=None):
+    return [job.name for job in find_files(paths, ignore=ignore) if job.named or is_scan(job.path, look_at(job.path))]
 
 
 def test_folders_are_searched_recursively_and_sorted(tmp_path, save_scan):
@@ -25,9 +27,14 @@ def test_content_decides_not_the_suffix(tmp_path, save_scan):
     (tmp_path / "table.csv").write_text("1,2\n3,4\n", encoding="utf-8")
     (tmp_path / "spectrum.dat").write_bytes(b"bias spectroscopy")
     (tmp_path / "program.exe").write_bytes(b"MZ")
-    skipped = []
-    assert names(tmp_path, on_skip=lambda path: skipped.append(path.name)) == ["scan.unknown"]
-    assert sorted(skipped) == ["notes.txt", "program.exe", "spectrum.dat", "table.csv"]
+    assert names(tmp_path) == ["scan.unknown"]
+
+
+def test_no_file_is_opened_to_list_them(tmp_path, save_scan, monkeypatch):
+    save_scan(tmp_path / "a.npy")
+    (tmp_path / "b.sxm").write_bytes(b"garbage")
+    monkeypatch.setattr(Path, "open", lambda self, *args: pytest.fail("opened"))
+    assert [job.name for job in find_files([tmp_path])] == ["a.npy", "b.sxm"]
 
 
 def test_what_can_only_be_a_damaged_scan_is_not_passed_over(tmp_path):
@@ -109,7 +116,7 @@ def test_a_folder_that_cannot_be_listed_is_a_failed_job(tmp_path, save_scan, mon
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    first, second = find_scans([tmp_path])
+    first, second = find_files([tmp_path])
     assert first.name == "a.npy"
     assert "Permission denied" in second.problem
     assert "locked" in second.name

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -245,3 +246,50 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = profile(max_examples=30, stateful_step_count=30, deadline=None)
+
+
+class FullDisk:
+    """A connection to a ledger whose disk is full for a while."""
+
+    def __init__(self, connection, failures) -> None:
+        self._connection, self.failures = connection, failures
+
+    def __getattr__(self, name) -> object:
+        return getattr(self._connection, name)
+
+    def execute(self, query, *values):
+        if self.failures and query.startswith(("UPDATE", "INSERT", "COMMIT")):
+            self.failures -= 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return self._connection.execute(query, *values)
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("spm_runtime.engine.ledger.RETRY_S", 0.0)
+    told = []
+    with Ledger(tmp_path / "ledger.sqlite3", tell=told.append) as ledger:
+        real = ledger.connection
+        steps = [
+            lambda: offer(ledger, found("a"), found("b")),
+            lambda: take(ledger),
+            lambda: ledger.finish("b", "failed", now_s=1.0),
+            lambda: ledger.retry(),
+            lambda: ledger.reopen(["busy"], root=ROOT),
+            lambda: ledger.note_fact("paused", "x"),
+        ]
+        for step in steps:
+            ledger.connection = FullDisk(real, 3)
+            step()
+            assert not ledger.connection.failures or step is steps[4]
+            ledger.connection = real
+        assert ledger.counts() == {"waiting": 1, "working": 1}
+    assert len(told) == len(steps)
+    assert "full" in told[0]
+
+
+def test_who_only_asks_does_not_wait(ledger):
+    ledger.connection = FullDisk(ledger.connection, 1)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        offer(ledger, found("a"))

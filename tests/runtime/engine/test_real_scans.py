@@ -3,16 +3,17 @@ import json
 
 import pytest
 
-from spm_runtime.batch import Settings, run_batch
+from spm_runtime.engine.batch import run_batch
+from spm_runtime.engine.settings import Settings
 
 
 @pytest.mark.slow
-def test_no_real_file_surprises_the_engine(real_data, tmp_path, fake, caplog):
+def test_no_real_file_surprises_the_engine(real_data, tmp_path, fake, caplog, make_inline):
     """Every file of real instruments ends as done, failed with a reason, or skipped with a reason; none in a traceback."""
     folders = [folder for name in ("stm", "haadf", "afm") if (folder := real_data / name).is_dir()]
     before = {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
     out = tmp_path / "out"
-    failed = run_batch(folders, out, Settings(), analyse=fake)
+    failed = run_batch(folders, out, Settings(), analyse=fake, make_pool=make_inline)
     with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(row["status"] == "failed" for row in rows) == failed

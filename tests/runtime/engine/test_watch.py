@@ -3,23 +3,32 @@ import os
 import signal
 import threading
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pytest
 
-from spm_runtime import watch as watch_module
-from spm_runtime.batch import Settings
+from spm_runtime.engine import analysis
+from spm_runtime.engine import intake as intake_module
+from spm_runtime.engine.intake import Intake
+from spm_runtime.engine.ledger import LEDGER, Ledger
+from spm_runtime.engine.service import Service
+from spm_runtime.engine.settings import Settings
+from spm_runtime.engine.state import state_folder
+from spm_runtime.engine.status import retry_scans, status_of
+from spm_runtime.engine.watch import watch
 from spm_runtime.errors import CannotOpenError, OutputError, ParameterError, ScanError
-from spm_runtime.watch import settled, watch
+
+DAWN = 1.9e9  # later than any file of these tests
 
 
 class Stage:
-    """Time that passes only when the watch sleeps; what happens meanwhile is a list of actions, one per sleep."""
+    """Time that passes only when the watch sleeps; what happens meanwhile is a list of actions, one per second."""
 
-    def __init__(self, tmp_path, fake) -> None:
-        self.data, self.out, self.fake = tmp_path / "data", tmp_path / "out", fake
+    def __init__(self, tmp_path, fake, make_pool) -> None:
+        self.data, self.out, self.fake, self.make_pool = tmp_path / "data", tmp_path / "out", fake, make_pool
         self.data.mkdir()
-        self.now = 0.0
+        self.now = self.acted = DAWN
         self.actions = []
 
     def clock(self):
@@ -27,6 +36,9 @@ class Stage:
 
     def sleep(self, seconds):
         self.now += seconds
+        if self.now < self.acted + 1:
+            return
+        self.acted = self.now
         if self.actions:
             self.actions.pop(0)()
         else:
@@ -38,8 +50,9 @@ class Stage:
             "poll_s": 1.0,
             "give_up_s": 10.0,
             "clock": self.clock,
-            "sleep": self.sleep,
+            "ticks": self.clock,
             "analyse": self.fake,
+            "make_pool": partial(self.make_pool, sleep=self.sleep),
         } | options
         return watch(self.data, self.out, facts.pop("settings", Settings()), **facts)
 
@@ -47,10 +60,14 @@ class Stage:
         with (self.out / "summary.csv").open(encoding="utf-8", newline="") as file:
             return {row["scan"]: row for row in csv.DictReader(file)}
 
+    def scans(self):
+        return {scan["scan"]: scan for scan in status_of(self.out)["scans"]}
+
 
 @pytest.fixture
-def stage(tmp_path, fake):
-    return Stage(tmp_path, fake)
+def stage(tmp_path, fake, make_inline, monkeypatch):
+    monkeypatch.setattr("spm_runtime.results._report.PATIENCE", 0.0)  # time does not pass here
+    return Stage(tmp_path, fake, make_inline)
 
 
 def nothing():
@@ -110,7 +127,7 @@ def test_a_damaged_file_is_reported_after_its_time_and_tried_again_when_it_chang
     waits = [nothing] * 8
     failed = stage.run(*waits, look, *[nothing] * 5, look, mend, nothing, nothing)
     assert before == [False, True]
-    assert failed == 1
+    assert failed == 0
     assert capsys.readouterr().out.count("failed") == 1
     assert stage.rows()["a.npy"]["status"] == "done"
 
@@ -128,33 +145,40 @@ def test_a_failing_analysis_is_reported_at_once_and_only_once(stage, save_scan):
     assert stage.fake.names == ["a.npy"]
 
 
-def test_a_locked_file_is_tried_at_every_look(stage, save_scan, monkeypatch):
-    path = save_scan(stage.data / "a.npy")
-    from spm_runtime import batch
+def test_a_locked_file_is_tried_again_for_ever_and_costs_no_attempt(stage, save_scan, monkeypatch, capsys):
+    save_scan(stage.data / "a.npy")
+    real, locked, tries = analysis.fetch, [True], []
 
-    real, locked = batch.find_reader, [True]
-
-    def find_reader(file):
+    def fetch(path, folder, **options):
+        tries.append(stage.now)
         if locked[0]:
-            raise CannotOpenError(file, "cannot be opened", "a readable file", "Wait.")
-        return real(file)
+            raise CannotOpenError(path, "it cannot be opened (Permission denied)", "a readable file", "Wait.")
+        return real(path, folder, **options)
 
-    monkeypatch.setattr(batch, "find_reader", find_reader)
-    assert stage.run(nothing, nothing, lambda: locked.clear() or locked.append(False), nothing, nothing) == 0
-    assert stage.fake.names == [path.name]
+    seen = []
+
+    def look():
+        seen.append(stage.scans()["a.npy"])
+        locked[0] = False
+
+    monkeypatch.setattr(analysis, "fetch", fetch)
+    assert stage.run(*[nothing] * 1000, look, *[nothing] * 400) == 0
+    assert stage.fake.names == ["a.npy"]
+    assert np.round(np.diff(tries)).tolist() == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert (seen[0]["state"], seen[0]["attempts"]) == ("waiting", 0)
+    assert "Permission denied" in seen[0]["reason"]
+    assert capsys.readouterr().err.count("Permission denied") == 1
 
 
 def test_a_file_that_will_never_be_an_image_is_reported_at_once_and_read_once(stage, save_scan, monkeypatch):
     save_scan(stage.data / "a.npy")
-    from spm_runtime import batch
-
     asked = []
 
     def find_reader(file):
         asked.append(file.name)
         raise ScanError(file, "a series of spectra", "an image", "Open the image that was taken with it.")
 
-    monkeypatch.setattr(batch, "find_reader", find_reader)
+    monkeypatch.setattr(analysis, "find_reader", find_reader)
     assert stage.run(*[nothing] * 6) == 1
     assert asked == ["a.npy"]
     assert "spectra" in stage.rows()["a.npy"]["reason"]
@@ -162,9 +186,7 @@ def test_a_file_that_will_never_be_an_image_is_reported_at_once_and_read_once(st
 
 def test_results_that_cannot_be_written_are_tried_again_less_and_less_often(stage, save_scan, monkeypatch, capsys):
     save_scan(stage.data / "a.npy")
-    from spm_runtime import batch
-
-    real, full, attempts, seen = batch.save_results, [True], [], []
+    real, full, attempts, seen = analysis.save_results, [True], [], []
 
     def save_results(*args, **options):
         attempts.append(stage.now)
@@ -173,30 +195,34 @@ def test_results_that_cannot_be_written_are_tried_again_less_and_less_often(stag
         return real(*args, **options)
 
     def look():
-        seen.append(stage.rows()["a.npy"]["status"])
+        seen.append(stage.scans()["a.npy"])
         full[0] = False
 
-    monkeypatch.setattr(batch, "save_results", save_results)
+    monkeypatch.setattr(analysis, "save_results", save_results)
     assert stage.run(*[nothing] * 20, look, *[nothing] * 20) == 0
-    pauses = np.diff(attempts)
-    assert pauses.tolist() == [1, 2, 4, 8, 16]
-    assert seen == ["failed"]
+    assert np.round(np.diff(attempts)).tolist() == [1, 2, 4, 8, 16]
+    assert (seen[0]["state"], seen[0]["attempts"]) == ("waiting", 0)
+    assert "No space left" in seen[0]["reason"]
     assert stage.rows()["a.npy"]["status"] == "done"
-    printed = capsys.readouterr().out
-    assert printed.count("No space left") == 1
-    assert printed.count("done") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("No space left") == 1
+    assert printed.out.count("done") == 1
 
 
-def test_results_that_could_never_be_written_count_as_failed(stage, save_scan, monkeypatch):
+def test_results_that_can_never_be_written_fail_when_nothing_is_waited_for(stage, save_scan, monkeypatch):
     save_scan(stage.data / "a.npy")
-    from spm_runtime import batch
 
     def save_results(*args, **options):
         raise PermissionError(13, "open in another program", "out/a.npy/atoms.csv")
 
-    monkeypatch.setattr(batch, "save_results", save_results)
-    assert stage.run(*[nothing] * 12) == 1
-    assert stage.run(nothing, nothing, once=True) == 1  # nothing is waited for
+    monkeypatch.setattr(analysis, "save_results", save_results)
+    assert stage.run(*[nothing] * 12) == 0
+    assert stage.scans()["a.npy"]["state"] == "waiting"
+    assert stage.run(*[nothing] * 12, once=True) == 1
+    assert stage.scans()["a.npy"]["state"] == "failed"
+    monkeypatch.undo()
+    assert stage.run(*[nothing] * 4) == 0  # tried again: the scan was not to blame
+    assert stage.scans()["a.npy"]["state"] == "done"
 
 
 def test_once_deals_with_what_is_there_and_ends(stage, save_scan, tmp_path):
@@ -302,12 +328,14 @@ def test_signals_let_the_scan_in_hand_finish(stage, save_scan, number):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
     def analyse(*args, **options):
-        signal.raise_signal(number)
+        if not stage.fake.seen:
+            signal.raise_signal(number)
         return stage.fake(*args, **options)
 
     assert stage.run(*[nothing] * 9, analyse=analyse) == 0
-    assert stage.fake.names == ["a.npy"]
-    assert stage.rows()["a.npy"]["status"] == "done"
+    assert len(stage.fake.names) == 1
+    assert stage.rows()[stage.fake.names[0]]["status"] == "done"
+    assert sorted(scan["state"] for scan in stage.scans().values()) == ["done", "waiting"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
@@ -323,46 +351,294 @@ def test_it_runs_in_a_thread_that_may_not_handle_signals(stage, save_scan):
 def test_a_summary_that_cannot_be_written_does_not_end_the_watch(stage, save_scan, monkeypatch, capsys):
     from spm_runtime.results import _report
 
-    def locked(path, content):
+    def locked(path, **options):
         raise PermissionError(13, "open in another program", str(path))
 
-    monkeypatch.setattr(_report, "write_atomically", locked)
+    monkeypatch.setattr(_report, "replacing", locked)
     save_scan(stage.data / "a.npy")
-    assert stage.run(*[nothing] * 4) == 0
+    assert stage.run(*[nothing] * 40) == 0
     assert (stage.out / "a.npy" / "result.json").is_file()
-    assert "summary" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("the summary cannot be written") == 1
 
 
-def test_settled_yields_what_rests(tmp_path):
+def look_at(folder, **options):
+    return Intake(folder, tell=print, clock=lambda: 0.0, **options)
+
+
+def test_an_intake_gives_out_what_rests_once(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
-    sleeps = iter(
-        [lambda: (tmp_path / "b").write_bytes(b"1"), lambda: (tmp_path / "a").write_bytes(b"22"), nothing, nothing]
-    )
-    looks = settled(tmp_path, wait=lambda: next(sleeps)(), tell=print)
-    assert [sorted(path.name for path in next(looks)) for _ in range(3)] == [["a"], ["b"], ["a", "b"]]
+    intake, names = look_at(tmp_path), []
+    for action in (
+        nothing, lambda: (tmp_path / "b").write_bytes(b"1"), lambda: (tmp_path / "a").write_bytes(b"22"), nothing, nothing,
+    ):  # fmt: skip
+        names.append(sorted(found.job.name for found in intake.look()))
+        action()
+    assert names == [[], ["a"], [], ["b"], ["a"]]
+    list(intake.look())
+    assert intake.rests
 
 
 def test_a_file_deleted_between_listing_and_stat_is_not_there(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"1")
-    real = watch_module.walk
+    real = intake_module.walk
 
     def walk(folder, **options):
         for entry in real(folder, **options):
             (tmp_path / "a").unlink()
             yield entry
 
-    monkeypatch.setattr(watch_module, "walk", walk)
-    looks = settled(tmp_path, wait=nothing, tell=print)
-    assert next(looks) == {}
+    monkeypatch.setattr(intake_module, "walk", walk)
+    intake = look_at(tmp_path)
+    assert [*intake.look(), *intake.look()] == []
+
+
+@pytest.mark.parametrize(
+    ("written_s", "expected"),
+    [(3.0, 3.0), (5.5, 5.0), (-1e6, 0.0), (1e6, 0.0)],
+    ids=["its own", "fast", "old", "future"],
+)
+def test_when_the_last_byte_was_written(tmp_path, written_s, expected):
+    now = iter([0.0, 5.0, 6.0])
+    intake = Intake(tmp_path, tell=print, clock=lambda: next(now))
+    list(intake.look())
+    (tmp_path / "a").write_bytes(b"1")
+    os.utime(tmp_path / "a", ns=(0, int(written_s * 1e9)))
+    assert list(intake.look()) == []
+    (found,) = intake.look()
+    assert found.changed_s == expected
+
+
+def test_a_file_that_was_there_from_the_beginning_has_no_latency(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    intake = look_at(tmp_path)
+    list(intake.look())
+    (found,) = intake.look()
+    assert found.changed_s is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_that_no_terminal_can_show_are_told_apart(tmp_path):
+    for name in ("a\nb.npy", "a\tb.npy", "a b.npy"):
+        (tmp_path / name).write_bytes(b"1")
+    intake = look_at(tmp_path)
+    list(intake.look())
+    names = {found.job.name for found in intake.look()}
+    assert len(names) == 3
+    assert "a b.npy" in names
 
 
 def test_ten_thousand_files_cost_no_reading(stage, save_scan, monkeypatch):
-    """Files that were dealt with are not opened again at later looks."""
+    """Files that were dealt with are not opened again at later looks, nor by the next watch."""
     save_scan(stage.data / "a.npy")
     (stage.data / "notes.bin").write_bytes(b"x")
     opened = []
-    real = watch_module.is_scan
-    monkeypatch.setattr(watch_module, "is_scan", lambda path: (opened.append(path.name), real(path))[1])
+    real = analysis.look_at
+    monkeypatch.setattr(analysis, "look_at", lambda path: (opened.append(path.name), real(path))[1])
+    stage.run(*[nothing] * 8)
     stage.run(*[nothing] * 8)
     assert sorted(opened) == ["a.npy", "notes.bin"]
-    assert np.isfinite(stage.now)
+
+
+def test_a_crash_costs_an_attempt_and_three_of_them_mean_quarantine(stage, save_scan, capsys):
+    save_scan(stage.data / "crash.npy", -3)
+    save_scan(stage.data / "a.npy")
+    assert stage.run(*[nothing] * 20) == 1
+    assert sorted(stage.fake.names) == ["a.npy", *["crash.npy"] * 3]
+    scan = stage.scans()["crash.npy"]
+    assert (scan["state"], scan["attempts"], scan["traceback"]) == ("quarantined", 3, "the stack")
+    assert "died" in stage.rows()["crash.npy"]["reason"]
+    assert stage.run(*[nothing] * 6) == 1
+    assert len(stage.fake.names) == 4  # it stays in quarantine
+
+
+def test_a_retry_is_taken_up_while_the_watch_runs(stage, save_scan):
+    save_scan(stage.data / "crash.npy", -3)
+    states = []
+
+    def ask():
+        assert retry_scans(stage.out, ["crash.npy"]) == ["crash.npy"]
+        states.append(stage.scans()["crash.npy"])
+
+    assert stage.run(*[nothing] * 10, ask, *[nothing] * 10, service=Service(attempts=2)) == 1
+    assert len(stage.fake.names) == 4
+    assert (states[0]["state"], states[0]["attempts"]) == ("waiting", 0)
+    with pytest.raises(ParameterError, match="no such failed scan"):
+        retry_scans(stage.out, ["nothing.npy"])
+
+
+def test_a_scan_that_is_rewritten_is_analysed_again_and_leaves_quarantine(stage, save_scan):
+    path = save_scan(stage.data / "a.npy", -3)
+    assert stage.run(*[nothing] * 15, lambda: save_scan(path, value=2.0), *[nothing] * 3) == 0
+    scan = stage.scans()["a.npy"]
+    assert (scan["state"], scan["version"], scan["analyses"], scan["attempts"]) == ("done", 2, 1, 0)
+
+
+def test_a_scan_that_changes_while_it_is_analysed_is_analysed_again(stage, save_scan):
+    path = save_scan(stage.data / "a.npy")
+    done = []
+
+    def analyse(*args, **options):
+        result = stage.fake(*args, **options)
+        if not done:
+            save_scan(path, value=9.0, shape=(32, 32))
+        done.append(result)
+        return result
+
+    assert stage.run(*[nothing] * 8, analyse=analyse) == 0
+    assert [scan.shape for scan in stage.fake.seen] == [(24, 32), (32, 32)]
+
+
+def test_a_scan_that_vanishes_is_listed_and_taken_up_when_it_is_back(stage, save_scan):
+    path = save_scan(stage.data / "a.npy")
+    save_scan(stage.data / "b.npy")
+    away = path.with_name("moved.tmp")
+    states = []
+
+    def analyse(scan, *args, **options):
+        if scan.path.name == "b.npy" and path.exists():
+            path.rename(away)
+        return stage.fake(scan, *args, **options)
+
+    def back():
+        states.append(stage.scans()["a.npy"])
+        away.rename(path)
+
+    os.utime(path, (1, 1))  # the older one: it is taken last
+    assert stage.run(*[nothing] * 5, back, *[nothing] * 5, analyse=analyse) == 0
+    assert states[0]["state"] == "gone"
+    assert "vanished" in states[0]["reason"]
+    assert stage.scans()["a.npy"]["state"] == "done"
+
+
+def test_a_disk_that_is_nearly_full_pauses_the_work_and_is_said_once(stage, save_scan, monkeypatch, capsys):
+    from spm_runtime.engine import supervisor
+
+    free, seen = [10_000_000], []
+    monkeypatch.setattr(supervisor.shutil, "disk_usage", lambda place: type("Usage", (), {"free": free[0]}))
+    save_scan(stage.data / "a.npy")
+
+    def more():
+        seen.append((len(stage.fake.names), status_of(stage.out)["paused"]))
+        free[0] = 10**12
+
+    assert stage.run(*[nothing] * 9, more, *[nothing] * 6) == 0
+    assert seen[0][0] == 0
+    assert "nearly full" in seen[0][1]
+    assert stage.fake.names == ["a.npy"]
+    told = capsys.readouterr().err
+    assert told.count("nearly full") == 1
+    assert told.count("going on") == 1
+    assert status_of(stage.out)["paused"] == ""
+
+
+def test_a_share_of_results_that_goes_away_pauses_the_work(stage, save_scan, capsys):
+    away = stage.out.with_name("away")
+
+    def unmount():
+        stage.out.rename(away)
+        stage.out.mkdir()  # the empty folder that a share leaves
+        save_scan(stage.data / "b.npy")
+
+    def mount():
+        assert not list(stage.out.iterdir())
+        stage.out.rmdir()
+        away.rename(stage.out)
+
+    save_scan(stage.data / "a.npy")
+    assert stage.run(*[nothing] * 3, unmount, *[nothing] * 4, mount, *[nothing] * 4) == 0
+    assert {scan["state"] for scan in stage.scans().values()} == {"done"}
+    assert capsys.readouterr().err.count("is away") == 1
+
+
+@pytest.mark.parametrize(("order", "names"), [("newest", ["new.npy", "old.npy"]), ("oldest", ["old.npy", "new.npy"])])
+def test_the_newest_scan_comes_first_unless_told_otherwise(stage, save_scan, order, names):
+    for index, name in enumerate(["old.npy", "new.npy"]):
+        os.utime(save_scan(stage.data / name), (1e9 + index, 1e9 + index))
+    stage.run(*[nothing] * 4, order=order)
+    assert stage.fake.names == names
+
+
+def test_two_watches_never_share_results(stage, save_scan, tmp_path):
+    seen = []
+
+    def second():
+        with pytest.raises(OutputError, match=rf"process {os.getpid()} on .* since"):
+            watch(stage.data, stage.out, Settings(), analyse=stage.fake)
+        seen.append(status_of(stage.out)["running"])
+
+    stage.run(nothing, second, nothing)
+    assert seen[0]["pid"] == os.getpid()
+    assert status_of(stage.out)["running"] is None
+
+
+def test_results_of_a_process_that_died_are_taken_over(stage, save_scan):
+    """The ledger is brought back to a moment when the result was complete and not written down yet."""
+    save_scan(stage.data / "done.npy")
+    save_scan(stage.data / "begun.npy")
+    stage.run(*[nothing] * 4)
+    (stage.out / "begun.npy" / "result.json").unlink()
+    (stage.out / ".partial-work" / ".partial-xyz").mkdir(parents=True)
+    staging = state_folder(stage.out) / "staging" / "worker-1-1"
+    staging.mkdir(parents=True)
+    with Ledger(state_folder(stage.out) / LEDGER) as ledger:
+        ledger.connection.execute("UPDATE scans SET state = 'working', analyses = 0")
+        ledger.connection.execute("DELETE FROM rows")
+    (stage.out / "summary.csv").unlink()
+    stage.fake.seen.clear()
+    stage.run(*[nothing] * 4)
+    assert stage.fake.names == ["begun.npy"]
+    scans = stage.scans()
+    assert {name: (scan["state"], scan["interruptions"], scan["analyses"]) for name, scan in scans.items()} == {
+        "done.npy": ("done", 0, 1), "begun.npy": ("done", 1, 1),
+    }  # fmt: skip
+    assert set(stage.rows()) == set(scans)
+    assert not staging.exists()
+    assert not list(stage.out.glob(".partial*"))
+
+
+def test_a_lost_ledger_is_made_from_the_results(stage, save_scan, capsys):
+    save_scan(stage.data / "a.npy")
+    save_scan(stage.data / "s.npy", shape=(2, 24, 32))
+    stage.run(*[nothing] * 4)
+    ledger = state_folder(stage.out) / LEDGER
+    for damage in (lambda: ledger.unlink(), lambda: ledger.write_bytes(b"garbage" * 1000)):
+        for extra in ("-wal", "-shm"):
+            ledger.with_name(ledger.name + extra).unlink(missing_ok=True)
+        damage()
+        stage.fake.seen.clear()
+        stage.run(*[nothing] * 4)
+        assert stage.fake.seen == []
+        assert {scan["state"] for scan in stage.scans().values()} == {"done"}
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_result_that_was_deleted_is_made_again_at_the_next_start(stage, save_scan):
+    save_scan(stage.data / "a.npy")
+    stage.run(*[nothing] * 4)
+    (stage.out / "a.npy" / "result.json").unlink()
+    stage.run(*[nothing] * 4)
+    assert stage.fake.names == ["a.npy", "a.npy"]
+
+
+def test_a_second_signal_stops_at_once_and_costs_nothing(stage, save_scan):
+    save_scan(stage.data / "a.npy")
+
+    def analyse(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(*[nothing] * 4, analyse=analyse)
+    scan = stage.scans()["a.npy"]
+    assert (scan["state"], scan["attempts"], scan["interruptions"]) == ("waiting", 0, 0)
+    assert stage.run(*[nothing] * 4) == 0
+
+
+def test_status_tells_latency_and_provider(stage, save_scan):
+    stage.run(nothing, lambda: save_scan(stage.data / "a.npy"), *[nothing] * 4)
+    facts = status_of(stage.out)
+    assert facts["counts"]["done"] == 1
+    assert facts["provider"] == "CPUExecutionProvider"
+    assert facts["latency_s"]["scans"] == 1
+    assert 1.0 <= facts["latency_s"]["p50"] <= 3.5  # two looks
+    assert facts["oldest_waiting"] is None

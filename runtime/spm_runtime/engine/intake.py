@@ -1,0 +1,163 @@
+"""Looks at a folder, again and again, for files that rest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from spm_runtime.engine.discovery import may_be_scan, walk
+from spm_runtime.engine.jobs import Job, Stamp
+from spm_runtime.engine.ledger import Found
+from spm_runtime.errors import CannotOpenError
+from spm_runtime.results import printable
+
+__all__ = ["Intake"]
+
+#: A time of change this far off the looks around it comes from a clock that differs, in seconds.
+CLOCKS_DIFFER_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """A file that may still be written: its stamp, when that was seen first, and the time of the look before."""
+
+    stamp: Stamp
+    seen_s: float
+    before_s: float | None
+
+    @property
+    def changed_s(self) -> float | None:
+        """When the last byte was written: by the file's own time, unless that is of a copy of old or of another clock.
+
+        Not known of a file that was there from the beginning.
+        """
+        if self.before_s is None:
+            return None
+        written_s = self.stamp.mtime_ns / 1e9
+        is_likely = self.before_s - CLOCKS_DIFFER_S <= written_s <= self.seen_s + CLOCKS_DIFFER_S
+        return min(written_s, self.seen_s) if is_likely else self.before_s
+
+
+class Intake:
+    """Polls a folder, because the notices that operating systems give miss what other computers write to a share.
+
+    It keeps a few bytes for every file, no names of files that rest.
+
+    Parameters
+    ----------
+    folder
+        The folder, sub-folders included.
+    ignore
+        A sub-folder to pass over.
+    since
+        Files last changed before this moment are left out.
+    strict
+        Whether a folder that cannot be listed is an error.
+    tell
+        Called with a sentence when a folder vanishes or cannot be listed, and when it is back.
+    clock
+        Seconds since 1970.
+
+    Attributes
+    ----------
+    rests
+        Whether everything was the same in the last two looks.
+    is_away
+        Whether the folder itself could not be listed the last time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ignore: Path | None = None,
+        since: datetime | None = None,
+        strict: bool = False,
+        tell: Callable[[str], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self.rests = False
+        self.is_away = False
+        self._folder, self._ignore, self._strict, self._tell, self._clock = folder, ignore, strict, tell, clock
+        self._oldest_ns = None if since is None else int(since.timestamp() * 1e9)
+        self._resting: dict[bytes, bytes] = {}  # digests of path and stamp
+        self._fresh: dict[Path, _Fresh] = {}
+        self._troubles: set[str] = set()
+        self._looked_s: float | None = None
+
+    def look(self) -> Iterator[Found]:
+        """Look once.
+
+        Yields
+        ------
+        Found
+            Files whose stamp is that of the look before and was not given out yet.
+
+        Raises
+        ------
+        CannotOpenError
+            If it is `strict` and a folder cannot be listed: not everything that is there would be dealt with.
+        """
+        now_s = self._clock()
+        lost: dict[str, str] = {}
+        resting: dict[bytes, bytes] = {}
+        fresh: dict[Path, _Fresh] = {}
+        for path, stamp in self._files(lost):
+            if self._oldest_ns is not None and stamp.mtime_ns < self._oldest_ns:
+                continue
+            key = hashlib.blake2b(os.fsencode(path), digest_size=12).digest()
+            state = hashlib.blake2b(f"{stamp.size} {stamp.mtime_ns}".encode(), digest_size=12).digest()
+            if self._resting.get(key) == state:
+                resting[key] = state
+                continue
+            before = self._fresh.get(path)
+            if before is None or before.stamp != stamp:
+                fresh[path] = _Fresh(stamp, now_s, self._looked_s)
+                continue
+            resting[key] = state
+            yield Found(Job(path, self._name(path), stamp=stamp, named=False), before.changed_s, before.seen_s)
+        self._note_troubles(lost)
+        self.is_away = str(self._folder) in lost
+        if self.is_away:  # nothing is known of it: neither new nor gone
+            return
+        self.rests = self._looked_s is not None and not fresh and not lost
+        self._resting, self._fresh, self._looked_s = resting, fresh, now_s
+
+    def _files(self, lost: dict[str, str]) -> Iterator[tuple[Path, Stamp]]:
+        """All files that may be scans, with their stamps, and the reason for every folder that could not be listed."""
+
+        def note(error: OSError) -> None:
+            lost[str(error.filename or self._folder)] = str(error.strerror or error)
+
+        for entry in walk(self._folder, ignore=self._ignore, on_error=note):
+            path = Path(entry.path)
+            if not may_be_scan(path):
+                continue
+            try:
+                facts = path.stat()  # not the entry's own: Windows updates that one late
+            except OSError:
+                continue  # gone since it was listed
+            yield path, Stamp.of(facts)
+
+    def _name(self, path: Path) -> str:
+        """The name for people and results; one that cannot be printed is told from others by a few digits."""
+        raw = path.relative_to(self._folder).parts
+        name = "/".join(map(printable, raw))
+        if name == "/".join(raw):
+            return name
+        return f"{name}~{hashlib.sha256(os.fsencode(path.relative_to(self._folder))).hexdigest()[:6]}"
+
+    def _note_troubles(self, lost: dict[str, str]) -> None:
+        for place in lost.keys() - self._troubles:
+            if self._strict:
+                raise CannotOpenError(
+                    place, f"cannot be listed ({lost[place]})", "a readable folder", "Check the share and your rights."
+                )
+            self._tell(f"{printable(place)}: cannot be listed ({lost[place]}); waiting for it")
+        for place in self._troubles - lost.keys():
+            self._tell(f"{printable(place)}: is back")
+        self._troubles = set(lost)
