@@ -37,6 +37,9 @@ __all__ = ["ENERGY_SHARE", "Defect", "Lobe", "add_lobes", "build_defect", "exten
 #: Share of the squared height that counts as the extent of a defect.
 ENERGY_SHARE = 0.95
 
+#: Lobes lower than this share of the highest are halos and rims.
+MAIN_SHARE = 0.3
+
 #: The grid on which extents are measured: its half side, and for every point the ring of a quarter of a pixel it lies in.
 GRID_HALF = 24
 GRID_RING = np.asarray(
@@ -65,9 +68,9 @@ class Defect:
     ripple
         ``(amplitude_nm, decay_nm)`` of the standing wave or the √3 pattern around it.
     radius_nm
-        Radius of the circle that holds `ENERGY_SHARE` of its squared height, without the ripple.
+        Radius of the circle that holds `ENERGY_SHARE` of its squared height, without ripple, halo and rim.
     energy
-        Integral of its squared height over the surface, in nm² of height and nm² of area, without the ripple.
+        Integral of its squared height over the surface, in nm² of height and nm² of area, without ripple, halo and rim.
     """
 
     kind: str
@@ -94,8 +97,10 @@ def build_defect(rng: np.random.Generator, kind: str, surface: Surface, site: Si
         Where the lattice puts it.
     """
     lobes = np.array(BUILDERS[kind](rng, surface, site), dtype=np.float64)
-    weight = np.abs(lobes[:, 5]) * lobes[:, 2] * lobes[:, 3]
-    centre = weight @ lobes[:, :2] / weight.sum()  # the truth is the middle of what shows
+    # The truth is the middle and the extent of what shows: a halo or a rim does not count.
+    main = np.abs(lobes[:, 5]) >= MAIN_SHARE * np.abs(lobes[:, 5]).max()
+    weight = np.abs(lobes[main, 5]) * lobes[main, 2] * lobes[main, 3]
+    centre = weight @ lobes[main, :2] / weight.sum()
     lobes[:, :2] -= centre
     ripple = (0.0, 1.0)
     if surface.ripple_nm and kind not in ("dopant-bright",) and rng.random() < 0.7:
@@ -106,7 +111,7 @@ def build_defect(rng: np.random.Generator, kind: str, surface: Surface, site: Si
     elif surface.name == "graphite" and kind == "vacancy":
         ripple = (float(rng.uniform(0.2, 0.5)) * float(lobes[0, 5]), float(rng.uniform(0.6, 1.5)))
     tall = kind in ("molecule", "cluster")
-    return Defect(kind, site.yx_nm + centre, lobes, tall, ripple, *extent(lobes))
+    return Defect(kind, site.yx_nm + centre, lobes, tall, ripple, *extent(lobes[main]))
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -129,8 +129,8 @@ def _si111(rng: np.random.Generator, angle: float, extent: float) -> Surface:
     unit = np.sqrt(3.0) * SILICON_NM  # the arrangement counts in nearest distances of adatoms
     sites = ARRANGEMENTS["si111-7x7"](rng, 0.8 * extent / unit + 8)
     turn = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]])  # a1, along y there, to `angle`
-    height = _log_uniform(rng, 0.06, 0.20)
-    sigma = rng.uniform(0.16, 0.22)
+    height = _log_uniform(rng, 0.04, 0.20)
+    sigma = rng.uniform(0.16, 0.25)
     atoms, holes = [], []
     for _ in range(3):  # domains of neighbouring terraces are not in register
         shift = np.full(2, 0.5 * extent) + rng.uniform(-1.4, 1.4, 2)

@@ -202,8 +202,8 @@ def _truth(
     kind = np.array([DEFECT_CLASSES.index(defect.kind) for defect in present], np.int32)
     height = np.array([defect.lobes[np.argmax(np.abs(defect.lobes[:, 5])), 5] for defect in present])
     own = np.array([defect.radius_nm for defect in present]) / pixel
-    apex = np.array([np.hypot(tip.blur_nm, _apex(tip) if defect.tall else 0.0) for defect in present]) / pixel
-    radius = np.hypot(own, GAUSSIAN_EXTENT * apex)
+    widening = [_flank(tip, height[n]) if defect.tall else 0.0 for n, defect in enumerate(present)]
+    radius = np.sqrt(own**2 + (GAUSSIAN_EXTENT * tip.blur_nm / pixel) ** 2 + (np.array(widening) / pixel) ** 2)
     energy = np.array([defect.energy for defect in present]) / pixel**2
     # A convolution keeps the volume; over what is tall the paraboloid keeps the height.
     flat = np.array([not defect.tall for defect in present], bool)
@@ -235,9 +235,14 @@ def _truth(
     )
 
 
-def _apex(tip: Tip) -> float:
-    """Gaussian width in nm of the paraboloid."""
-    return float(np.sqrt(tip.radius_nm / DECAY_PER_NM))
+def _flank(tip: Tip, height_nm: float) -> float:
+    """By how much, in nm and in quadrature, the paraboloid widens what is so high.
+
+    A spike of height h becomes a paraboloid that reaches √(2Rh); 95 % of its squared height lie within 0.79 of that. Low features
+    are convolved with a Gaussian.
+    """
+    parabola = 0.79 * np.sqrt(2 * tip.radius_nm * max(height_nm, 0.0))
+    return float(max(GAUSSIAN_EXTENT * np.sqrt(tip.radius_nm / DECAY_PER_NM), parabola))
 
 
 @kernel()
