@@ -42,6 +42,12 @@ def ratios(report: dict) -> list[dict]:  # type: ignore[type-arg]
     return rows
 
 
+def figures(report: dict) -> list[dict]:  # type: ignore[type-arg]
+    """What benchmarks measured besides the times of their rounds: their own ratios, in the same run."""
+    noted = [entry for entry in report["benchmarks"] if entry["extra_info"]]
+    return [{"group": entry["group"], "name": entry["name"], **entry["extra_info"]} for entry in noted]
+
+
 def main() -> int:
     """Run, print, write; returns pytest's exit status."""
     with tempfile.TemporaryDirectory() as folder:
@@ -53,15 +59,22 @@ def main() -> int:
         status = subprocess.run([*command, *sys.argv[1:]], check=False).returncode
         if not raw.is_file():
             return status or 1
-        rows = ratios(json.loads(raw.read_text(encoding="utf-8")))
+        report = json.loads(raw.read_text(encoding="utf-8"))
+    rows, noted = ratios(report), figures(report)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "numba", "scikit-image")},
     }
-    (HERE / "results.json").write_text(json.dumps({"machine": machine, "ratios": rows}, indent=1), encoding="utf-8")
+    (HERE / "results.json").write_text(
+        json.dumps({"machine": machine, "ratios": rows, "figures": noted}, indent=1), encoding="utf-8"
+    )
     for row in rows:
         print(f"{row['group']:<28}{row['name']:<44}{row['speed_ratio']:8.1f} × {row['reference']}")
+    for entry in noted:
+        for name, value in entry.items():
+            if name not in {"group", "name"}:
+                print(f"{entry['name']:<44}{name:<28}{value:10.3g}")
     return status
 
 

@@ -22,13 +22,9 @@ from pathlib import Path
 import pytest
 
 import spm_kernels
-from spm_runtime.cli import main
 from spm_runtime.models import default_model
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("status" not in main.commands, reason="this version has no `spm-infer status`"),
-]
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 SCANS = int(os.environ.get("ADATOM_TORTURE_SCANS", "24"))
