@@ -161,7 +161,7 @@ PEERS: Mapping[str, tuple[Denoiser, ...]] = MappingProxyType(
         ),
         "total variation": tuple(TotalVariation(strength) for strength in (0.3, 0.5, 0.7, 0.9, 1.2, 1.6, 2.0)),
         "wavelet": tuple(
-            Wavelet(*one) for one in itertools.product((0.7, 1.0, 1.4, 2.0, 2.8), ("db2", "sym4", "bior4.4"))
+            Wavelet(*one) for one in itertools.product((0.7, 1.0, 1.4, 2.0, 2.8), ("db2", "sym4", "coif2"))
         ),
         "BM3D": tuple(Bm3d(strength) for strength in (0.8, 1.0, 1.2, 1.5)),
         "BM3D, told of the lines": tuple(Bm3d(*one) for one in itertools.product((1.0, 1.2), (0.06, 0.12, 0.25))),
