@@ -5,18 +5,18 @@ on the bias, so the ranges are wide.
 
 | class | apparent height, nm | full width, nm | sources |
 |---|---|---|---|
-| vacancy | −0.015 to −0.12; on graphite 0.08 to 0.25 | 0.2 to 0.9 | 1, 2 |
+| vacancy | −0.015 to −0.12, on 7×7 to −0.35; on graphite 0.08 to 0.25 | 0.2 to 0.9 | 1, 2 |
 | dimer-vacancy | −0.04 to −0.14 | 0.5 across, 0.4 to 1.2 along the row | 3 |
 | adatom | 0.03 to 0.15 | 0.35 to 0.8 | |
 | dangling-bond, also in pairs | 0.05 to 0.2, with a dark halo where charged | 0.5 to 0.9 per lobe | 3, 4 |
 | dopant-bright, dopant-dark | ±0.006 to ±0.04 | 1.2 to 4 | 5 |
 | molecule | 0.06 to 0.35 | 0.5 to 1.6 | |
-| cluster | 0.2 to 1.2; molecules side by side 0.08 to 0.3 | 1 to 6 | |
+| cluster | 0.12 to 1.2; molecules side by side 0.08 to 0.3 | 1 to 6 | |
 
 Sources: 1 chalcogen vacancies: Barja et al., Nat. Commun. 10, 3382 (2019). 2 graphite, bright and with a √3 pattern: Ugeda et
 al., Phys. Rev. Lett. 104, 096804 (2010). 3 Croshaw et al., Beilstein J. Nanotechnol. 11, 1346 (2020). 4 Livadaru et al., New J.
 Phys. 12, 083018 (2010). 5 As below Si(001):H: Sinthiptharakoon et al., J. Phys. Condens. Matter 26, 012001 (2014).
-On 7×7 a vacancy is a missing adatom, as high as the adatoms are.
+On 7×7 a vacancy is one to four missing adatoms, 0.7 to 1.7 times as deep as they are high.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _axes(site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _vacancy(rng: np.random.Generator, surface: Surface, site: Site) -> list[Lobe]:
     if surface.name == "Si(111)-7x7":  # the adatom is gone, or reacted and dim; often one or two of its neighbours too
         width = _uniform(rng, 0.19, 0.25)
-        height = -site.height_nm * _uniform(rng, 0.7, 1.3)
+        height = -site.height_nm * _uniform(rng, 0.7, 1.7)
         lobes: list[Lobe] = [(0.0, 0.0, width, width, 0.0, height, 1.0)]
         more = int(rng.choice([0, 1, 2, 3], p=[0.6, 0.22, 0.13, 0.05]))
         for place in rng.permutation(site.neighbours_nm)[:more]:
@@ -226,7 +226,7 @@ def _cluster(rng: np.random.Generator, surface: Surface, site: Site) -> list[Lob
     if rng.random() < 0.35:
         return _flock(rng, site)
     size = _log_uniform(rng, 0.35, 2.2)
-    height = min(_log_uniform(rng, 0.2, 1.2), 1.2 * size)
+    height = min(_log_uniform(rng, 0.12, 1.2), 1.2 * size)
     round_, turn = _uniform(rng, 0.7, 1.3), _uniform(rng, 0, np.pi)
     lobes: list[Lobe] = [(0.0, 0.0, size, size * round_, turn, height * 0.75, _uniform(rng, 1.0, 2.5))]
     for _ in range(int(rng.integers(2, 9))):

@@ -129,7 +129,7 @@ def _si111(rng: np.random.Generator, angle: float, extent: float) -> Surface:
     unit = np.sqrt(3.0) * SILICON_NM  # the arrangement counts in nearest distances of adatoms
     sites = ARRANGEMENTS["si111-7x7"](rng, 0.8 * extent / unit + 8)
     turn = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]])  # a1, along y there, to `angle`
-    height = _log_uniform(rng, 0.04, 0.20)
+    height = _log_uniform(rng, 0.05, 0.22)
     sigma = rng.uniform(0.16, 0.25)
     atoms, holes = [], []
     for _ in range(3):  # domains of neighbouring terraces are not in register
@@ -260,7 +260,7 @@ _SI001 = {
     "dimer-vacancy": 1.5, "dangling-bond": 1.5, "dangling-bond-pair": 1.2, "dopant-bright": 1.0,
     "dopant-dark": 1.0, "adatom": 0.5, "molecule": 0.5, "cluster": 0.4,
 }  # fmt: skip
-_SI111 = {"vacancy": 2.5, "adatom": 0.8, "molecule": 0.6, "cluster": 0.5, "dopant-bright": 0.3, "dopant-dark": 0.4}
+_SI111 = {"vacancy": 4.0, "adatom": 0.8, "molecule": 0.6, "cluster": 0.5, "dopant-bright": 0.3, "dopant-dark": 0.4}
 
 #: Every family by name. Lattice constants and step heights at room temperature from the bulk crystals; half Fermi wavelengths of
 #: the surface states of Cu, Ag and Au(111): 1.5, 3.8 and 1.8 nm.
