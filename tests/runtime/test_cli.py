@@ -18,6 +18,12 @@ def invoke(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    """The engine's own folder, away from the user's."""
+    monkeypatch.setenv("SPM_STATE", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def scans(tmp_path):
     """Two good scans, one of them in a sub-folder, and a damaged one."""
@@ -31,7 +37,9 @@ def scans(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("watch",), ("info",), ("models",), ("doctor",), ("demo",)])
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("watch",), ("info",), ("models",), ("doctor",), ("demo",), ("status",), ("retry",)]
+)
 def test_help(command):
     done = invoke(*command, "--help")
     assert done.exit_code == 0
@@ -108,6 +116,25 @@ def test_watch_once(scans, tmp_path):
     done = invoke("watch", scans, "--out", tmp_path / "out", *words)
     assert (tmp_path / "out" / "sub" / "b.npy" / "result.json").is_file()
     assert done.exit_code == 1  # the damaged file
+
+
+def test_status_and_retry(scans, tmp_path):
+    out, state = tmp_path / "out", tmp_path / "own state"
+    assert invoke("run", scans, "--out", out, "--device", "cpu", "--state", state).exit_code == 1
+    done = invoke("status", out, "--state", state)
+    assert done.exit_code == 0
+    assert "2 done, 1 failed" in done.output
+    assert "bad.npy: " in done.output
+    facts = json.loads(invoke("status", out, "--state", state, "--json").stdout)
+    assert facts["counts"]["done"] == 2
+    assert {scan["scan"] for scan in facts["scans"]} == {"a.npy", "sub/b.npy", "bad.npy"}
+    assert invoke("retry", out, "nothing.npy", "--state", state).exit_code == 2
+    assert invoke("retry", out, "--state", state).output == "waiting bad.npy\n"
+    assert "1 waiting" in invoke("status", out, "--state", state).output
+    again = invoke("run", scans, "--out", out, "--device", "cpu", "--state", state)
+    assert again.output.count("was there already") == 2
+    assert invoke("status", tmp_path / "elsewhere").exit_code == 3
+    assert not (tmp_path / "state").exists()
 
 
 def test_info(scans):
