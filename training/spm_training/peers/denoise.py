@@ -157,14 +157,14 @@ PEERS: Mapping[str, tuple[Denoiser, ...]] = MappingProxyType(
         "Gaussian": tuple(Gaussian(blur) for blur in (0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.8, 2.1, 2.5)),
         "median": tuple(Median(radius) for radius in (1, 2, 3, 4)),
         "non-local means": tuple(
-            NonLocalMeans(*one) for one in itertools.product((0.3, 0.45, 0.6, 0.75, 0.9, 1.1), (5, 7, 11))
+            NonLocalMeans(*one) for one in itertools.product((0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.1), (5, 7, 11))
         ),
         "total variation": tuple(TotalVariation(strength) for strength in (0.3, 0.5, 0.7, 0.9, 1.2, 1.6, 2.0)),
         "wavelet": tuple(
             Wavelet(*one) for one in itertools.product((0.7, 1.0, 1.4, 2.0, 2.8), ("db2", "sym4", "coif2"))
         ),
-        "BM3D": tuple(Bm3d(strength) for strength in (0.8, 1.0, 1.2, 1.5)),
-        "BM3D, told of the lines": tuple(Bm3d(*one) for one in itertools.product((1.0, 1.2), (0.06, 0.12, 0.25))),
+        "BM3D": tuple(Bm3d(strength) for strength in (1.0, 1.25, 1.5, 1.8, 2.2)),
+        "BM3D, told of the lines": tuple(Bm3d(*one) for one in itertools.product((1.0, 1.25, 1.5), (0.12, 0.25, 0.4))),
     }
 )
 
