@@ -43,6 +43,7 @@ class Service:
     models: Path
     process: subprocess.Popen[bytes] | None = None
     refused: list[str] = field(default_factory=list)
+    start_s: float = 2.0
 
     @property
     def environment(self) -> dict[str, str]:
