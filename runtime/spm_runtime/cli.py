@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +20,10 @@ from spm_runtime.demo import demo_scans
 from spm_runtime.doctor import examine
 from spm_runtime.engine.batch import run_batch
 from spm_runtime.engine.ledger import Order
+from spm_runtime.engine.merge import merge_shards
 from spm_runtime.engine.service import Service
 from spm_runtime.engine.settings import Settings
+from spm_runtime.engine.shards import Shard, run_shard
 from spm_runtime.engine.status import retry_scans, status_lines, status_of
 from spm_runtime.engine.watch import watch as watch_folder
 from spm_runtime.errors import AdatomError, ModelError, ParameterError, ScanError
@@ -194,16 +197,30 @@ def _number(name: object, value: object) -> float:
 @_analysis_options
 @click.option("--again", is_flag=True, help="Analyse everything, also what is done already.")
 @click.option("-v", "--verbose", is_flag=True, help="Also name the files that are no scans.")
-def run(paths: tuple[Path, ...], out: Path, again: bool, verbose: bool, **options: Any) -> None:
+@click.option(
+    "--shard",
+    "part",
+    metavar="I/N",
+    help="Only the I-th of N parts of the batch, counted from 1; afterwards `spm-infer merge` joins them.",
+)
+def run(paths: tuple[Path, ...], out: Path, again: bool, verbose: bool, part: str | None, **options: Any) -> None:
     """Analyse files and folders (recursively) and go on after a bad file; what is done already is kept."""
-    failed = run_batch(paths, out, _settings(options), service=_service(options), again=again, verbose=verbose)
+    begin = run_batch if part is None else partial(run_shard, shard=Shard.parse(part))
+    failed = begin(paths, out, _settings(options), service=_service(options), again=again, verbose=verbose)
     sys.exit(SOME_FAILED if failed else ALL_DONE)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=_FOLDER, metavar="DIR...")
+def merge(folders: tuple[Path, ...]) -> None:
+    """Join the shards of a batch: one summary.csv and index.html in the first DIR; an incomplete set is refused."""
+    sys.exit(SOME_FAILED if merge_shards(folders) else ALL_DONE)
 
 
 @main.command()
 @click.argument("folder", type=_FOLDER)
 @_analysis_options
-@click.option("--once", is_flag=True, help="Analyse what is there, then end.")
+@click.option("--once", is_flag=True, help="Analyse what is there, then end; only room on the disk is waited for.")
 @click.option(
     "--since",
     type=click.DateTime(_TIMES),
