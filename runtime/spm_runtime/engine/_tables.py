@@ -18,6 +18,9 @@ __all__ = ["COLUMNS", "SCHEMA", "SCHEMA_VERSION", "Entry", "Found", "State", "co
 State = Literal["waiting", "working", "done", "failed", "quarantined", "skipped", "gone", "ignored"]
 
 SCHEMA_VERSION = 1
+
+#: Memory that SQLite may keep for a ledger, in kB: a watch that runs for months must not grow with it.
+CACHE_KB = 512
 SCHEMA = """
 CREATE TABLE scans (
     name TEXT PRIMARY KEY, root BLOB NOT NULL, path BLOB NOT NULL, named INTEGER NOT NULL DEFAULT 0,
@@ -102,6 +105,7 @@ def connect(file: Path) -> sqlite3.Connection:
         # A loss of power may cost the last transactions, never the file; the results themselves are flushed.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
     except sqlite3.OperationalError:
         connection.close()
         raise

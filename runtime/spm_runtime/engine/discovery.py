@@ -55,6 +55,7 @@ def find_files(
     """
     seen: set[Path] = set()
     taken: set[str] = set()
+    ignore = None if ignore is None else ignore.resolve()
     for given in map(Path, paths):
         problems: list[Job] = []
 
@@ -80,18 +81,20 @@ def find_files(
 
 
 def walk(
-    folder: Path | str, *, ignore: Path | None = None, on_error: Callable[[OSError], object]
+    folder: Path | str, *, ignore: Path | None = None, on_error: Callable[[OSError], object], in_order: bool = True
 ) -> Iterator[os.DirEntry[str]]:
-    """All files below a folder that could be scans, sorted by name.
+    """All files below a folder that could be scans.
 
     Parameters
     ----------
     folder
         Where to begin.
     ignore
-        A folder to pass over.
+        A folder to pass over, resolved.
     on_error
         Called when a folder cannot be listed; its files are left out.
+    in_order
+        Whether they come sorted by name; otherwise no folder is held in memory.
 
     Yields
     ------
@@ -99,26 +102,26 @@ def walk(
         Files, links to files included; hidden ones, those below hidden folders, linked folders and folders with a
         ``result.json`` of this program left out.
     """
+    if read_document(Path(folder)) is not None:
+        return
+    folders: list[str] = []
     try:
         with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
+            entries: Iterable[os.DirEntry[str]] = sorted(listing, key=lambda entry: entry.name) if in_order else listing
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_file():
+                    yield entry
+                elif entry.is_dir(follow_symlinks=False) and not (ignore and _is_same_folder(entry, ignore)):
+                    if in_order:
+                        yield from walk(entry.path, ignore=ignore, on_error=on_error)
+                    else:
+                        folders.append(entry.path)
+    except OSError as error:  # it cannot be listed, or its share is just going away
         on_error(error)
-        return
-    if any(entry.name == "result.json" for entry in entries) and read_document(Path(folder)) is not None:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        try:
-            is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file()
-        except OSError as error:  # a share that is just going away
-            on_error(error)
-            continue
-        if is_file:
-            yield entry
-        elif is_folder and not (ignore is not None and _is_same_folder(entry, ignore)):
-            yield from walk(entry.path, ignore=ignore, on_error=on_error)
+    for below in folders:
+        yield from walk(below, ignore=ignore, on_error=on_error, in_order=False)
 
 
 def may_be_scan(path: Path) -> bool:
@@ -163,7 +166,7 @@ def _is_declared(suffix: str) -> bool:
 def _is_same_folder(entry: os.DirEntry[str], folder: Path) -> bool:
     if entry.name.casefold() != folder.name.casefold():  # resolving every folder at every look would be slow on a share
         return False
-    return Path(entry.path).resolve() == folder.resolve()
+    return Path(entry.path).resolve() == folder
 
 
 @cache

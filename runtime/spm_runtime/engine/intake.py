@@ -21,23 +21,21 @@ __all__ = ["Intake"]
 CLOCKS_DIFFER_S = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Fresh:
-    """A file that may still be written: its stamp, when that was seen first, and the time of the look before."""
+    """Of a file that may still be written: when it was seen first as it is, and the time of the look before."""
 
-    stamp: Stamp
     seen_s: float
     before_s: float | None
 
-    @property
-    def changed_s(self) -> float | None:
+    def changed_s(self, stamp: Stamp) -> float | None:
         """When the last byte was written: by the file's own time, unless that is of a copy of old or of another clock.
 
         Not known of a file that was there from the beginning.
         """
         if self.before_s is None:
             return None
-        written_s = self.stamp.mtime_ns / 1e9
+        written_s = stamp.mtime_ns / 1e9
         is_likely = self.before_s - CLOCKS_DIFFER_S <= written_s <= self.seen_s + CLOCKS_DIFFER_S
         return min(written_s, self.seen_s) if is_likely else self.before_s
 
@@ -82,10 +80,11 @@ class Intake:
     ) -> None:
         self.rests = False
         self.is_away = False
-        self._folder, self._ignore, self._strict, self._tell, self._clock = folder, ignore, strict, tell, clock
+        self._folder, self._strict, self._tell, self._clock = folder, strict, tell, clock
+        self._ignore = None if ignore is None else ignore.resolve()
         self._oldest_ns = None if since is None else int(since.timestamp() * 1e9)
-        self._resting: dict[bytes, bytes] = {}  # digests of path and stamp
-        self._fresh: dict[Path, _Fresh] = {}
+        self._resting: set[bytes] = set()  # digests of path and stamp
+        self._fresh: dict[bytes, _Fresh] = {}
         self._troubles: set[str] = set()
         self._looked_s: float | None = None
 
@@ -104,22 +103,24 @@ class Intake:
         """
         now_s = self._clock()
         lost: dict[str, str] = {}
-        resting: dict[bytes, bytes] = {}
-        fresh: dict[Path, _Fresh] = {}
+        resting: set[bytes] = set()
+        fresh: dict[bytes, _Fresh] = {}
         for path, stamp in self._files(lost):
             if self._oldest_ns is not None and stamp.mtime_ns < self._oldest_ns:
                 continue
-            key = hashlib.blake2b(os.fsencode(path), digest_size=12).digest()
-            state = hashlib.blake2b(f"{stamp.size} {stamp.mtime_ns}".encode(), digest_size=12).digest()
-            if self._resting.get(key) == state:
-                resting[key] = state
+            state = hashlib.blake2b(
+                b"%d %d " % (stamp.size, stamp.mtime_ns) + os.fsencode(path), digest_size=12
+            ).digest()
+            if state in self._resting:
+                self._resting.remove(state)  # so that two looks never take twice the memory
+                resting.add(state)
                 continue
-            before = self._fresh.get(path)
-            if before is None or before.stamp != stamp:
-                fresh[path] = _Fresh(stamp, now_s, self._looked_s)
+            before = self._fresh.pop(state, None)
+            if before is None:
+                fresh[state] = _Fresh(now_s, self._looked_s)
                 continue
-            resting[key] = state
-            yield Found(Job(path, self._name(path), stamp=stamp, named=False), before.changed_s, before.seen_s)
+            resting.add(state)
+            yield Found(Job(path, self._name(path), stamp=stamp, named=False), before.changed_s(stamp), before.seen_s)
         self._note_troubles(lost)
         self.is_away = str(self._folder) in lost
         if self.is_away:  # nothing is known of it: neither new nor gone
@@ -133,7 +134,7 @@ class Intake:
         def note(error: OSError) -> None:
             lost[str(error.filename or self._folder)] = str(error.strerror or error)
 
-        for entry in walk(self._folder, ignore=self._ignore, on_error=note):
+        for entry in walk(self._folder, ignore=self._ignore, on_error=note, in_order=False):
             path = Path(entry.path)
             if not may_be_scan(path):
                 continue

@@ -24,7 +24,7 @@ LEDGER = "ledger.sqlite3"
 Order = Literal["newest", "oldest", "given"]
 
 #: Files that are entered in one transaction.
-CHUNK = 500
+CHUNK = 200
 
 #: What waiting helps against: a full disk, one that does not answer, another process that holds the ledger.
 WAITING_HELPS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from spm_runtime._version import __version__
 
-__all__ = ["PAGE_LENGTH", "Totals", "index_html", "page_name"]
+__all__ = ["PAGE_LENGTH", "Front", "index_html", "page_name"]
 
 #: Scans on one page: a browser shows so many pictures at once, and a new scan costs the writing of one page.
-PAGE_LENGTH = 500
+PAGE_LENGTH = 200
 
 #: Column prefix and letter of the two axes, height first.
 _AXES = (("height", "y"), ("width", "x"))
@@ -50,12 +50,24 @@ footer { margin-top: 40px; color: var(--faint); font-size: 13px; }
 
 
 @dataclass(frozen=True)
-class Totals:
-    """How many images there are, by what became of them."""
+class Front:
+    """What the first page shows besides scans that are done.
+
+    Parameters
+    ----------
+    done, failed, skipped
+        How many images there are, by what became of them.
+    failures
+        Rows of failed images, each with its traceback, empty where there is none; perhaps not all of them.
+    omissions
+        Rows of skipped images; perhaps not all of them.
+    """
 
     done: int
     failed: int
     skipped: int
+    failures: Sequence[tuple[Mapping[str, str], str]]
+    omissions: Sequence[Mapping[str, str]]
 
 
 def page_name(number: int) -> str:
@@ -63,25 +75,15 @@ def page_name(number: int) -> str:
     return "index.html" if number == 1 else f"index-{number}.html"
 
 
-def index_html(
-    done: Sequence[Mapping[str, str]],
-    failed: Sequence[tuple[Mapping[str, str], str]],
-    skipped: Sequence[Mapping[str, str]],
-    totals: Totals,
-    *,
-    number: int = 1,
-    pages: int = 1,
-) -> str:
+def index_html(done: Sequence[Mapping[str, str]], front: Front | None, *, number: int = 1, pages: int = 1) -> str:
     """One page.
 
     Parameters
     ----------
-    done, skipped
+    done
         Rows of ``summary.csv`` that the page shows, in order.
-    failed
-        The same, each with its traceback, empty where there is none.
-    totals
-        How many there are on all pages.
+    front
+        What the first page shows besides; None for another one, so that it does not change with every new scan.
     number, pages
         Which page it is, counted from 1, and how many there are.
 
@@ -90,26 +92,30 @@ def index_html(
     str
         HTML. Links are relative, so that the folder can be copied, and quoted, so that any file name works.
     """
-    counts = _counts(totals.done, totals.failed, totals.skipped)
-    body = ["<h1>Scans</h1>", f'<p class="counts">{counts} · <a href="summary.csv">summary.csv</a></p>']
-    if pages > 1:
-        body.append(_page_links(number, pages))
-    if failed:
-        body += ["<h2>Failed</h2>", '<div class="list failed">', *(_failure(row, trace) for row, trace in failed)]
-        body += [_more(totals.failed - len(failed)), "</div>"]
+    links = [_page_links(number, pages)] if pages > 1 else []
+    title, body, end = f"Scans, page {number}", ["<h1>Scans</h1>", *links], [*links]
+    if front is not None:
+        title = f"Scans: {front.done} done, {front.failed} failed"
+        counts = _counts(front.done, front.failed, front.skipped)
+        body.insert(1, f'<p class="counts">{counts} · <a href="summary.csv">summary.csv</a></p>')
+        body += _list("Failed", "list failed", [_failure(*row) for row in front.failures], front.failed)
+        end += _list("Skipped", "list", [_failure(row, "") for row in front.omissions], front.skipped)
     if done:
         body += ["<h2>Done</h2>", '<div class="grid">', *map(_card, done), "</div>"]
-    if pages > 1:
-        body.append(_page_links(number, pages))
-    if skipped:
-        body += ["<h2>Skipped</h2>", '<div class="list">', *(_failure(row, "") for row in skipped)]
-        body += [_more(totals.skipped - len(skipped)), "</div>"]
-    body.append(f"<footer>Adatom {escape(__version__)}</footer>")
+    body += [*end, f"<footer>Adatom {escape(__version__)}</footer>"]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Scans: {totals.done} done, {totals.failed} failed</title><style>{_STYLE}</style>"
+        f"<title>{title}</title><style>{_STYLE}</style>"
     )
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _list(title: str, kind: str, items: Sequence[str], count: int) -> list[str]:
+    """A list with its title, and how many of `count` it leaves out; nothing when it is empty."""
+    if not items:
+        return []
+    more = f'<div>and {count - len(items)} more, in <a href="summary.csv">summary.csv</a></div>'
+    return [f"<h2>{title}</h2>", f'<div class="{kind}">', *items, *([more] if count > len(items) else []), "</div>"]
 
 
 def _page_links(number: int, pages: int) -> str:
@@ -118,10 +124,6 @@ def _page_links(number: int, pages: int) -> str:
         for other in range(1, pages + 1)
     )
     return f'<p class="pages">Page {" ".join(links)}</p>'
-
-
-def _more(count: int) -> str:
-    return f'<div>and {count} more, in <a href="summary.csv">summary.csv</a></div>' if count else ""
 
 
 def _counts(done: int, failed: int, skipped: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from spm_runtime.results._document import DOCUMENT
 from spm_runtime.results._files import encoded, patiently, printable, replacing, write_atomically
-from spm_runtime.results._index import PAGE_LENGTH, Totals, index_html, page_name
+from spm_runtime.results._index import PAGE_LENGTH, Front, index_html, page_name
 from spm_runtime.results._outcome import Outcome
 
 __all__ = ["SUMMARY", "SUMMARY_COLUMNS", "Report"]
@@ -36,14 +36,15 @@ NUMBER_COLUMNS = ("spacing_nm", "spacing_px", "seconds", "pixel_size_y_nm", "pix
 
 
 #: Rows of the summary, in the order of the table: by name, upper and lower case not told apart, then by frame.
-ORDER = "ORDER BY folded, scan, CAST(frame AS INTEGER), frame"
+ORDER = "ORDER BY folded, scan, number, frame"
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (
-    scan TEXT NOT NULL, frame TEXT NOT NULL, folded TEXT NOT NULL, status TEXT NOT NULL, cells TEXT NOT NULL, trace TEXT NOT NULL,
-    PRIMARY KEY (scan, frame)
+CREATE TABLE IF NOT EXISTS images (
+    scan TEXT NOT NULL, frame TEXT NOT NULL, folded TEXT NOT NULL, number INTEGER NOT NULL, status TEXT NOT NULL,
+    cells TEXT NOT NULL, trace TEXT NOT NULL, PRIMARY KEY (scan, frame)
 ) STRICT;
-CREATE INDEX IF NOT EXISTS rows_in_order ON rows (folded, scan, frame);
+CREATE INDEX IF NOT EXISTS in_order ON images (folded, scan, number, frame);
+CREATE INDEX IF NOT EXISTS in_order_by_status ON images (status, folded, scan, number, frame);
 """
 
 #: The report is written again after this many times as long as the writing took, so that it stays a small part of the work
@@ -99,24 +100,26 @@ class Report:
         deleted = [
             (scan, frame)
             for scan, frame, cells in self._database.execute(
-                "SELECT scan, frame, cells FROM rows WHERE status = 'done'"
+                "SELECT scan, frame, cells FROM images WHERE status = 'done'"
             )
             if not (self.folder / _to_row(cells)["folder"] / DOCUMENT).is_file()
         ]
         with _together(self._database):
-            self._database.executemany("DELETE FROM rows WHERE scan = ? AND frame = ?", deleted)
+            self._database.executemany("DELETE FROM images WHERE scan = ? AND frame = ?", deleted)
 
     def _put(self, row: Mapping[str, str], trace: str, how: str = "INSERT OR REPLACE") -> None:
         cells = json.dumps([row[column] for column in SUMMARY_COLUMNS])
-        values = (row["scan"], row["frame"], row["scan"].casefold(), row["status"], cells, trace)
-        self._database.execute(f"{how} INTO rows VALUES (?, ?, ?, ?, ?, ?)", values)
+        values = (
+            row["scan"], row["frame"], row["scan"].casefold(), int(row["frame"] or -1), row["status"], cells, trace,
+        )  # fmt: skip
+        self._database.execute(f"{how} INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Add all outcomes of one file in place of its earlier rows; a result that was there already keeps its row."""
         with _together(self._database):
             earlier: dict[tuple[str, str], str] = {}
             for name in {printable(outcome.name) for outcome in outcomes}:
-                found = self._database.execute("SELECT frame, status FROM rows WHERE scan = ?", (name,))
+                found = self._database.execute("SELECT frame, status FROM images WHERE scan = ?", (name,))
                 earlier |= {(name, frame): status for frame, status in found}
             keys = set()
             for outcome in outcomes:
@@ -127,7 +130,7 @@ class Report:
                     self._put(row, encoded(outcome.traceback).decode("utf-8"))
                     self._dirty = True
             for key in earlier.keys() - keys:
-                self._database.execute("DELETE FROM rows WHERE scan = ? AND frame = ?", key)
+                self._database.execute("DELETE FROM images WHERE scan = ? AND frame = ?", key)
                 self._dirty = True
 
     def write(self, *, at_most_every_s: float = 0.0) -> str:
@@ -171,7 +174,7 @@ class Report:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(SUMMARY_COLUMNS)
             writer.writerows(
-                json.loads(cells) for (cells,) in self._database.execute(f"SELECT cells FROM rows {ORDER}")
+                json.loads(cells) for (cells,) in self._database.execute(f"SELECT cells FROM images {ORDER}")
             )
             text.flush()
             text.detach()
@@ -180,36 +183,35 @@ class Report:
     def _write_pages(self) -> None:
         """Write the pages that have changed, and remove those that are no longer needed."""
         count = self._count("done")
-        numbers = range(1, max(1, math.ceil(count / PAGE_LENGTH)) + 1)
-        title = Totals(count, self._count("failed"), self._count("skipped"))
+        pages = max(1, math.ceil(count / PAGE_LENGTH))
         digests = []
-        for number in numbers:
-            start = (number - 1) * PAGE_LENGTH
-            done = [row for row, _ in self._rows("done", PAGE_LENGTH, start)]
-            failed, skipped = (
-                (self._rows("failed", PAGE_LENGTH), self._rows("skipped", PAGE_LENGTH)) if number == 1 else ([], [])
-            )
-            page = encoded(
-                index_html(done, failed, [row for row, _ in skipped], title, number=number, pages=len(numbers))
-            )
-            digests.append(hashlib.sha256(page).digest())
-            if self._pages[number - 1 : number] != digests[-1:]:
-                write_atomically(self.folder / page_name(number), page)
-        number = len(numbers) + 1
+        for number in range(1, pages + 1):
+            done = self._rows("done", PAGE_LENGTH, (number - 1) * PAGE_LENGTH)
+            front = self._front(count) if number == 1 else None
+            digests.append(hashlib.sha256(repr((done, front, pages)).encode("utf-8")).digest())
+            if self._pages[number - 1 : number] != digests[-1:]:  # most pages of thousands are as they were
+                page = index_html([_to_row(cells) for cells, _ in done], front, number=number, pages=pages)
+                write_atomically(self.folder / page_name(number), encoded(page))
+        number = pages + 1
         while (left := self.folder / page_name(number)).is_file():
             left.unlink(missing_ok=True)
             number += 1
         self._pages = digests
 
+    def _front(self, done: int) -> Front:
+        failed = [(_to_row(cells), trace) for cells, trace in self._rows("failed", PAGE_LENGTH)]
+        skipped = [_to_row(cells) for cells, _ in self._rows("skipped", PAGE_LENGTH)]
+        return Front(done, self._count("failed"), self._count("skipped"), failed, skipped)
+
     def _count(self, status: str) -> int:
-        (count,) = self._database.execute("SELECT count(*) FROM rows WHERE status = ?", (status,)).fetchone()
+        (count,) = self._database.execute("SELECT count(*) FROM images WHERE status = ?", (status,)).fetchone()
         return int(count)
 
-    def _rows(self, status: str, length: int, start: int = 0) -> list[tuple[dict[str, str], str]]:
-        found = self._database.execute(
-            f"SELECT cells, trace FROM rows WHERE status = ? {ORDER} LIMIT ? OFFSET ?", (status, length, start)
-        )
-        return [(_to_row(cells), trace) for cells, trace in found]
+    def _rows(self, status: str, length: int, start: int = 0) -> list[tuple[str, str]]:
+        """Cells and tracebacks of some rows of one status, in order."""
+        return self._database.execute(
+            f"SELECT cells, trace FROM images WHERE status = ? {ORDER} LIMIT ? OFFSET ?", (status, length, start)
+        ).fetchall()
 
     def _set_foreign_table_aside(self) -> None:
         """Give the table that was there another name, and note it."""

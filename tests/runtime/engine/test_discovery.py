@@ -33,7 +33,12 @@ def test_content_decides_not_the_suffix(tmp_path, save_scan):
 def test_no_file_is_opened_to_list_them(tmp_path, save_scan, monkeypatch):
     save_scan(tmp_path / "a.npy")
     (tmp_path / "b.sxm").write_bytes(b"garbage")
-    monkeypatch.setattr(Path, "open", lambda self, *args: pytest.fail("opened"))
+    real = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda self, *args, **how: real(self, *args, **how) if self.suffix == ".json" else pytest.fail("opened"),
+    )
     assert [job.name for job in find_files([tmp_path])] == ["a.npy", "b.sxm"]
 
 
@@ -63,6 +68,16 @@ def test_results_and_hidden_files_are_passed_over(tmp_path, save_scan):
     save_scan(tmp_path / "somebody's" / "e.npy")
     (tmp_path / "somebody's" / "result.json").write_text("{}", encoding="utf-8")
     assert names(tmp_path, ignore=tmp_path / "out") == ["a.npy", "somebody's/e.npy"]
+
+
+def test_a_link_to_the_folder_of_results_is_that_folder(tmp_path, save_scan):
+    save_scan(tmp_path / "data" / "a.npy")
+    save_scan(tmp_path / "data" / "out" / "b.npy")
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "data" / "out", target_is_directory=True)
+    except OSError:
+        pytest.skip("this user may not make links")
+    assert names(tmp_path / "data", ignore=tmp_path / "link") == ["a.npy"]
 
 
 def test_a_file_given_twice_counts_once(tmp_path, save_scan):

@@ -582,7 +582,7 @@ def test_results_of_a_process_that_died_are_taken_over(stage, save_scan):
     staging.mkdir(parents=True)
     with Ledger(state_folder(stage.out) / LEDGER) as ledger:
         ledger.connection.execute("UPDATE scans SET state = 'working', analyses = 0")
-        ledger.connection.execute("DELETE FROM rows")
+        ledger.connection.execute("DELETE FROM images")
     (stage.out / "summary.csv").unlink()
     stage.fake.seen.clear()
     stage.run(*[nothing] * 4)
