@@ -19,6 +19,7 @@ from spm_runtime._version import __version__
 from spm_runtime.demo import demo_scans
 from spm_runtime.doctor import examine
 from spm_runtime.engine.batch import run_batch
+from spm_runtime.engine.cluster import run_on_cluster
 from spm_runtime.engine.ledger import Order
 from spm_runtime.engine.merge import merge_shards
 from spm_runtime.engine.service import Service
@@ -203,9 +204,29 @@ def _number(name: object, value: object) -> float:
     metavar="I/N",
     help="Only the I-th of N parts of the batch, counted from 1; afterwards `spm-infer merge` joins them.",
 )
-def run(paths: tuple[Path, ...], out: Path, again: bool, verbose: bool, part: str | None, **options: Any) -> None:
+@click.option(
+    "--dask",
+    "address",
+    metavar="ADDRESS",
+    help="Let the workers of a Dask cluster do it: address of its scheduler, or its scheduler file (extra `cluster`).",
+)
+def run(
+    paths: tuple[Path, ...],
+    out: Path,
+    again: bool,
+    verbose: bool,
+    part: str | None,
+    address: str | None,
+    **options: Any,
+) -> None:
     """Analyse files and folders (recursively) and go on after a bad file; what is done already is kept."""
-    begin = run_batch if part is None else partial(run_shard, shard=Shard.parse(part))
+    if part is not None and address is not None:
+        raise click.UsageError("--shard and --dask are two ways to divide a batch; give one of them")
+    begin: Callable[..., int] = run_batch
+    if part is not None:
+        begin = partial(run_shard, shard=Shard.parse(part))
+    elif address is not None:
+        begin = partial(run_on_cluster, address=address)
     failed = begin(paths, out, _settings(options), service=_service(options), again=again, verbose=verbose)
     sys.exit(SOME_FAILED if failed else ALL_DONE)
 
