@@ -32,8 +32,8 @@ KILLS = int(os.environ.get("ADATOM_TORTURE_KILLS", "4"))
 SEED = int(os.environ.get("ADATOM_TORTURE_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
 #: A kill comes so many times later than the start as a start takes, which depends on the machine: some come before the first
-#: scan. As many wait until scans are being done again, at most so many starts, so that they come in the middle of the work. A start
-#: counts no more seconds than the last number.
+#: scan. As many wait until scans are being done again, at most so many starts, so that they come in the middle of the work. A
+#: start counts no more seconds than the last number.
 SHORTEST, LONGEST, PATIENCE, SOON, MOST_S = 0.1, 2.5, 4.0, 1.0, 8.0
 
 #: Seconds in which the writer writes, for every kill.
