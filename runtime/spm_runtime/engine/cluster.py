@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterPool", "run_on_cluster"]
 
 #: Seconds between two looks at which workers there are.
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 
 #: Seconds in which a scheduler answers, and in which a result comes from its worker.
 CONNECT_S, FETCH_S = 20.0, 20.0

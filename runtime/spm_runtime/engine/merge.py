@@ -62,7 +62,7 @@ def merge_shards(folders: Sequence[Path | str]) -> int:
     """
     places = [Path(folder) for folder in folders]
     pieces, troubles = _find(places)
-    target = pieces[0].desk.parent if pieces and (places[0] / MANIFEST).is_file() else places[0]
+    target = places[0].resolve().parent if (places[0] / MANIFEST).is_file() else places[0]
     troubles += _incomplete(pieces)
     if not troubles:
         troubles += [*_different(pieces), *_changed(pieces)]

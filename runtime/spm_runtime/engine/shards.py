@@ -10,6 +10,8 @@ import csv
 import dataclasses
 import hashlib
 import json
+import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +41,9 @@ MANIFEST = "shard.json"
 MANIFEST_VERSION = 1
 
 _SUMMARY = "summary.csv"
+
+#: So many looks at a lock tell somebody who holds it from others who look.
+LOOKS = 10
 
 #: The rows of the summary that a scan of each of these states has.
 _STATUS = {"done": "done", "skipped": "skipped", "failed": "failed", "quarantined": "failed"}
@@ -233,12 +238,18 @@ def refuse_if_held(out: Path) -> None:
     OutputError
         If there is one.
     """
-    who = holder(out)
-    if who is not None:
-        raise OutputError(
-            f"--out {out}: process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown computer')} works on these "
-            "results, and not as a shard; stop it first, or choose another folder"
-        )
+    who: dict[str, Any] = {}
+    for _ in range(LOOKS):
+        there = holder(out)
+        if there is None:
+            return
+        who = there
+        # Whoever asks holds the lock for an instant, and the tasks of an array begin together.
+        time.sleep(random.uniform(0.02, 0.15))
+    raise OutputError(
+        f"--out {out}: process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown computer')} works on these "
+        "results, and not as a shard; stop it first, or choose another folder"
+    )
 
 
 def read_manifest(desk: Path) -> Manifest | None:

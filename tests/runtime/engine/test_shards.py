@@ -180,6 +180,12 @@ def test_results_in_several_folders_are_joined_where_the_first_is(shard, data, t
     assert all((outs[0] / row["folder"] / "result.json").is_file() for row in done)
 
 
+def test_the_folders_of_the_shards_may_be_named_themselves(all_shards):
+    desks = [all_shards / Shard(number, N).folder for number in (2, 1, 3)]
+    assert merge_shards(desks) == 1
+    assert len(rows_of(all_shards)) == 14
+
+
 @pytest.mark.parametrize("number", range(1, N + 1))
 def test_a_missing_shard_is_named(all_shards, number):
     shutil.rmtree(all_shards / Shard(number, N).folder)
@@ -285,6 +291,19 @@ def test_shards_do_not_work_beside_a_run_that_is_none(all_shards, shard, data, t
             shard(2, [data], all_shards)
         with pytest.raises(OutputError, match="not as a shard"):
             merge_shards([all_shards])
+
+
+def test_tasks_that_look_at_the_lock_at_once_do_not_stop_one_another(all_shards, monkeypatch):
+    answers = [{"pid": 1}, {"pid": 1}, None]
+    monkeypatch.setattr("spm_runtime.engine.shards.holder", lambda out: answers.pop(0))
+    assert merge_shards([all_shards]) == 1
+    assert not answers
+
+
+def test_merging_leaves_nothing_unfinished(all_shards):
+    (all_shards / ".partial-work" / ".partial-of-a-killed-one").mkdir(parents=True)
+    merge_shards([all_shards])
+    assert not list(all_shards.rglob(".partial-*"))
 
 
 def test_a_folder_that_cannot_be_listed_is_said_by_every_shard_and_counts_once(shard, data, tmp_path, monkeypatch):
