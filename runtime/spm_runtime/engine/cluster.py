@@ -11,6 +11,8 @@ worker would be sent to several others before anybody heard of it.
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import queue
 import threading
 import time
@@ -27,7 +29,7 @@ from spm_runtime.engine.analysis import Analyse
 from spm_runtime.engine.batch import run_batch
 from spm_runtime.engine.console import Console
 from spm_runtime.engine.jobs import Event, Finished, Job, Lost, Read
-from spm_runtime.engine.remote import absolute, greet, introduce, places_of, seen_from_here
+from spm_runtime.engine.remote import NoAnswerError, absolute, answer_of, greet, introduce, places_of, seen_from_here
 from spm_runtime.engine.service import Service
 from spm_runtime.engine.settings import Settings
 from spm_runtime.engine.worker import Duty
@@ -43,8 +45,8 @@ __all__ = ["ClusterPool", "run_on_cluster"]
 #: Seconds between two looks at which workers there are.
 LOOK_EVERY_S = 1.0
 
-#: Seconds in which a scheduler answers, and in which a result comes from its worker.
-CONNECT_S, FETCH_S = 20.0, 20.0
+#: Seconds in which a scheduler answers.
+CONNECT_S = 20.0
 
 #: A worker process does one scan at a time however many threads it has: the kernels do not expect company.
 _ALONE = threading.Lock()
@@ -261,10 +263,13 @@ class ClusterPool:
                 raise OSError(f"the connection is {self._client.status}")
             workers: Mapping[str, Mapping[str, Any]] = self._client.scheduler_info(n_workers=-1)["workers"]
         except OSError as error:
-            raise AdatomError(
-                f"--dask {self._address}: the scheduler was lost ({error}); start it again, then the same command goes on"
-            ) from error
+            raise self._scheduler_lost(str(error)) from error
         return workers
+
+    def _scheduler_lost(self, how: str) -> AdatomError:
+        return AdatomError(
+            f"--dask {self._address}: the scheduler was lost ({how}); start it again, then the same command goes on"
+        )
 
     def _greet(self, address: str, facts: Mapping[str, Any]) -> None:
         token = uuid.uuid4().hex
@@ -300,8 +305,8 @@ class ClusterPool:
     def _introduced(self, worker: _Worker) -> None:
         """Hear what a new worker says to the introduction."""
         try:
-            worker.problem = _answer(worker.future)
-        except _NoAnswerError as error:
+            worker.problem = answer_of(worker.future)
+        except NoAnswerError as error:
             if error.is_lost:
                 worker.directory = ""  # the next look takes it for a new one if it is still there
                 return
@@ -313,8 +318,10 @@ class ClusterPool:
     def _fetch(self, worker: _Worker, job: Job) -> Iterator[Event]:
         """The outcomes of a scan."""
         try:
-            sha256, outcomes = _answer(worker.future)
-        except _NoAnswerError as error:
+            sha256, outcomes = answer_of(worker.future)
+        except NoAnswerError as error:
+            if worker.future.status == "cancelled":  # not by us; the scan has nothing to do with it
+                raise self._scheduler_lost(str(error)) from error
             # The next look takes it for a new one if it is still there.
             worker.ready, worker.directory = False, ""
             yield from self._lose(worker, f"gave no outcome ({error})")
@@ -350,35 +357,6 @@ class ClusterPool:
 
     def _release(self, worker: _Worker) -> None:
         worker.job, worker.deadline_s, worker.token = None, float("inf"), ""
-
-
-class _NoAnswerError(Exception):
-    """Dask has no value of something that came to its end.
-
-    Parameters
-    ----------
-    text
-        What it says.
-    is_lost
-        Whether the worker or its value was lost, rather than that something went wrong on it.
-    """
-
-    def __init__(self, text: str, *, is_lost: bool) -> None:
-        self.is_lost = is_lost
-        super().__init__(text)
-
-
-def _answer(future: Future[Any]) -> Any:
-    try:
-        error = future.exception(timeout=FETCH_S)
-        if error is None and future.status == "finished":
-            return future.result(timeout=FETCH_S)
-    except OSError as lost:  # time-outs too
-        raise _NoAnswerError(f"{type(lost).__name__}: {lost}", is_lost=True) from lost
-    if error is None:
-        raise _NoAnswerError(f"its task is {future.status}", is_lost=True)
-    is_lost = type(error).__name__ == "KilledWorker"
-    raise _NoAnswerError(f"{type(error).__name__}: {error}", is_lost=is_lost) from error
 
 
 def work(duty: Duty, job: Job, topic: str, token: str) -> tuple[str, list[Outcome]]:
@@ -423,14 +401,40 @@ def _connected(address: str) -> Iterator[Client]:
         raise AdatomError(
             f'--dask needs Dask ({error}); install it with pip install "adatom[cluster]", here and on the workers'
         ) from error
-    where: dict[str, Any] = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    place = _scheduler_of(address)
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # a lost scheduler is said in one line here, not in a traceback
     try:
-        client = Client(**where, timeout=CONNECT_S, set_as_default=False, name="adatom")
-    except OSError as error:
-        raise AdatomError(
-            f"--dask {address}: no scheduler answers ({error}); start one with `dask scheduler`, and check address and firewall"
+        try:
+            client = Client(place, timeout=CONNECT_S, set_as_default=False, name="adatom")
+        except OSError as error:
+            raise AdatomError(
+                f"--dask {address}: no scheduler answers ({error}); start one with `dask scheduler`, and check address and "
+                "firewall"
+            ) from error
+        with client:
+            yield client
+    finally:
+        log.setLevel(level)
+
+
+def _scheduler_of(text: str) -> str:
+    """The address of a scheduler, as given or as the scheduler's file says.
+
+    Raises
+    ------
+    ParameterError
+        If it is neither.
+    """
+    from distributed.comm.addressing import get_address_host
+
+    try:
+        address = str(json.loads(Path(text).read_text(encoding="utf-8"))["address"]) if Path(text).is_file() else text
+        get_address_host(address)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ParameterError(
+            f"--dask {text}: no address of a scheduler ({type(error).__name__}: {error}); expected one as tcp://host:8786, "
+            "or the file that `dask scheduler --scheduler-file` has written"
         ) from error
-    except ValueError as error:
-        raise ParameterError(f"--dask {address}: no address ({error}); expected one as tcp://host:8786") from error
-    with client:
-        yield client
+    return address

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spm_runtime._version import __version__
 from spm_runtime.engine.jobs import Job
@@ -17,7 +18,19 @@ from spm_runtime.errors import AdatomError
 from spm_runtime.results import Outcome
 from spm_runtime.session import limit_threads
 
-__all__ = ["Introduction", "absolute", "greet", "introduce", "places_of", "seen_from_here"]
+__all__ = [
+    "Introduction",
+    "NoAnswerError",
+    "absolute",
+    "answer_of",
+    "greet",
+    "introduce",
+    "places_of",
+    "seen_from_here",
+]
+
+#: Seconds in which a value comes from its worker.
+FETCH_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,42 @@ def _is_same_folder(out: Path, mark: bytes | None) -> bool:
         return out.is_dir() and (mark is None or (out / LOCK).read_bytes() == mark)
     except OSError:
         return False
+
+
+class NoAnswerError(Exception):
+    """Dask has no value of something that came to its end.
+
+    Parameters
+    ----------
+    text
+        What it says.
+    is_lost
+        Whether the worker or its value was lost, rather than that something went wrong on it.
+    """
+
+    def __init__(self, text: str, *, is_lost: bool) -> None:
+        self.is_lost = is_lost
+        super().__init__(text)
+
+
+def answer_of(future: Any) -> Any:
+    """The value of a Dask future that has come to its end.
+
+    Raises
+    ------
+    NoAnswerError
+        If there is none.
+    """
+    try:
+        error = future.exception(timeout=FETCH_S)
+        if error is None and future.status == "finished":
+            return future.result(timeout=FETCH_S)
+    except OSError as lost:  # time-outs too
+        raise NoAnswerError(f"{type(lost).__name__}: {lost}", is_lost=True) from lost
+    if error is None:
+        raise NoAnswerError(f"its task is {future.status}", is_lost=True)
+    is_lost = type(error).__name__ == "KilledWorker"
+    raise NoAnswerError(f"{type(error).__name__}: {error}", is_lost=is_lost) from error
 
 
 def seen_from_here(outcome: Outcome, job: Job, address: str) -> Outcome:

@@ -316,7 +316,7 @@ def test_a_lost_worker_costs_its_scan_and_no_other(client, pool, job, directory)
     [
         {"error": ValueError("somebody's bug"), "status": "error"},
         {"error": TimeoutError("slow")},
-        {"status": "cancelled"},
+        {"status": "lost"},
     ],
 )
 def test_a_scan_without_an_outcome_costs_an_attempt(client, pool, job, end):
@@ -380,6 +380,16 @@ def test_a_lost_scheduler_ends_the_batch(client, pool):
     client.status = "connecting"
     with pytest.raises(AdatomError, match="the scheduler was lost"):
         let_pass(pool)
+
+
+def test_a_scheduler_that_drops_what_is_in_hand_costs_no_attempt(client, pool, job):
+    client.add("w1")
+    let_pass(pool)
+    pool.submit(job("a.npy"))
+    client.sent[0][2].end(status="cancelled")
+    with pytest.raises(AdatomError, match=r"scheduler was lost.*goes on"):
+        let_pass(pool)
+    assert pool.in_hand == ["a.npy"]  # for the supervisor to put back in line
 
 
 def test_paths_are_those_of_the_user_and_what_a_worker_does_not_see_is_said(client, pool, job, tmp_path, monkeypatch):
@@ -465,6 +475,12 @@ def test_an_address_where_nobody_answers_is_named(tmp_path, monkeypatch):
     result = invoke(tmp_path, "tcp://127.0.0.1:1")
     assert result.exit_code == 3
     assert "no scheduler answers" in result.output
-    result = invoke(tmp_path, "nonsense://x")
-    assert result.exit_code == 2, result.output
-    assert "expected one as tcp://" in result.output
+    for content in ("", "{}", "[]", '{"address": "tcp://without-a-port"}'):
+        (tmp_path / "scheduler.json").write_text(content, encoding="utf-8")
+        assert invoke(tmp_path, str(tmp_path / "scheduler.json")).exit_code == 2
+    for address in ("nonsense://x", str(tmp_path / "no-such-file.json")):
+        result = invoke(tmp_path, address)
+        assert result.exit_code == 2, result.output
+        assert "expected one as tcp://" in result.output
+    (tmp_path / "scheduler.json").write_text('{"address": "tcp://127.0.0.1:1"}', encoding="utf-8")
+    assert invoke(tmp_path, str(tmp_path / "scheduler.json")).exit_code == 3
