@@ -19,6 +19,7 @@ from spm_runtime.results import Outcome, Report, printable
 __all__ = ["Console", "log_file"]
 
 logger = logging.getLogger("spm_runtime.engine")
+logger.addHandler(logging.NullHandler())  # without a log file, Python would print every warning a second time
 
 #: Size of a log file in bytes, and how many earlier ones are kept.
 LOG_BYTES, LOG_COUNT = 5_000_000, 5
