@@ -63,7 +63,7 @@ class Median:
 
     def __call__(self, image: Pixels, sigma: float) -> Pixels:
         """The denoised image; the strength of the noise is not used."""
-        return np.asarray(ndimage.median_filter(image, footprint=disk(self.radius_px), mode="reflect"), np.float32)
+        return np.asarray(ndimage.median_filter(image, footprint=disk(self.radius_px), mode="reflect"), np.float32)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TotalVariation:
 
     def __call__(self, image: Pixels, sigma: float) -> Pixels:
         """The denoised image."""
-        found = denoise_tv_chambolle(image.astype(np.float64), self.strength * sigma, eps=1e-4, max_num_iter=200)
+        found = denoise_tv_chambolle(image.astype(np.float64), self.strength * sigma, eps=1e-4, max_num_iter=200)  # type: ignore[no-untyped-call]
         return np.asarray(found, np.float32)
 
 
