@@ -111,7 +111,7 @@ def walk(
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_file():
+                if _is_file(entry):
                     yield entry
                 elif entry.is_dir(follow_symlinks=False) and not (ignore and _is_same_folder(entry, ignore)):
                     if in_order:
@@ -161,6 +161,16 @@ def is_scan(path: Path, head: Head) -> bool:
 
 def _is_declared(suffix: str) -> bool:
     return any(fnmatch.fnmatchcase(suffix, pattern) for pattern in _declared_suffixes())
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file; a link that leads in a circle or behind a closed door is none, and hides no other file."""
+    try:
+        return entry.is_file()
+    except OSError:
+        if entry.is_symlink():
+            return False
+        raise
 
 
 def _is_same_folder(entry: os.DirEntry[str], folder: Path) -> bool:

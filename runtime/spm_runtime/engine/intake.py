@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +20,16 @@ from spm_runtime.engine.ledger import Found
 from spm_runtime.errors import CannotOpenError
 from spm_runtime.results import printable
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "Looks"]
 
 #: A time of change this far off the looks around it comes from a clock that differs, in seconds.
 CLOCKS_DIFFER_S = 2.0
+
+#: So long a look is waited for, in seconds; one that takes longer goes on beside the other work.
+AT_ONCE_S = 0.25
+
+#: So many files of a look may lie ready at once.
+READY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +96,14 @@ class Intake:
         self._oldest_ns = None if since is None else int(since.timestamp() * 1e9)
         self._resting: set[bytes] = set()  # digests of path and stamp
         self._fresh: dict[bytes, _Fresh] = {}
+        self._forgotten: deque[bytes] = deque()  # filled while another thread looks
         self._troubles: set[str] = set()
         self._looked_s: float | None = None
+
+    def forget(self, job: Job) -> None:
+        """Give a file out again as soon as it rests: when its turn came it was not there, and it may have come back since."""
+        if job.stamp is not None:
+            self._forgotten.append(_digest(job.path, job.stamp))
 
     def look(self) -> Iterator[Found]:
         """Look once.
@@ -102,15 +119,15 @@ class Intake:
             If it is `strict` and a folder cannot be listed: not everything that is there would be dealt with.
         """
         now_s = self._clock()
+        while self._forgotten:
+            self._resting.discard(self._forgotten.popleft())
         lost: dict[str, str] = {}
         resting: set[bytes] = set()
         fresh: dict[bytes, _Fresh] = {}
         for path, stamp in self._files(lost):
             if self._oldest_ns is not None and stamp.mtime_ns < self._oldest_ns:
                 continue
-            state = hashlib.blake2b(
-                b"%d %d " % (stamp.size, stamp.mtime_ns) + os.fsencode(path), digest_size=12
-            ).digest()
+            state = _digest(path, stamp)
             if state in self._resting:
                 self._resting.remove(state)  # so that two looks never take twice the memory
                 resting.add(state)
@@ -162,3 +179,82 @@ class Intake:
         for place in self._troubles - lost.keys():
             self._tell(f"{printable(place)}: is back")
         self._troubles = set(lost)
+
+
+def _digest(path: Path, stamp: Stamp) -> bytes:
+    """A state of a file in a few bytes."""
+    facts = b"%d %d " % (stamp.size, stamp.mtime_ns)
+    return hashlib.blake2b(facts + os.fsencode(path), digest_size=12).digest()
+
+
+class Looks:
+    """Looks of an intake, in a thread of their own: a share that does not answer holds up nothing else.
+
+    Parameters
+    ----------
+    intake
+        Whose; nobody else may look meanwhile.
+
+    Attributes
+    ----------
+    is_looking
+        Whether a look was begun and not everything that it finds was taken.
+    """
+
+    def __init__(self, intake: Intake) -> None:
+        self.is_looking = False
+        self._intake = intake
+        self._ready: queue.Queue[Found | Exception | None] = queue.Queue(READY)
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._at_once_until_s = 0.0
+
+    def begin(self) -> None:
+        """Begin a look; only while there is none."""
+        self.is_looking = True
+        self._at_once_until_s = time.monotonic() + AT_ONCE_S
+        # It must not keep this process from ending when it hangs.
+        self._thread = threading.Thread(target=self._look, name="look", daemon=True)
+        self._thread.start()
+
+    def found(self) -> list[Found]:
+        """Some of what was found; a look is waited for a moment, as most of them take no longer.
+
+        Raises
+        ------
+        CannotOpenError
+            As `Intake.look`.
+        """
+        some: list[Found] = []
+        while self.is_looking and len(some) < READY:
+            try:
+                item = self._ready.get(timeout=max(0.0, self._at_once_until_s - time.monotonic()))
+            except queue.Empty:
+                break
+            if isinstance(item, Found):
+                some.append(item)
+                continue
+            self.is_looking = False
+            if item is not None:
+                raise item
+        return some
+
+    def close(self) -> None:
+        """End the look; one that hangs is left alone."""
+        self._closed.set()
+        with suppress(queue.Empty):  # so that nobody waits for room
+            while True:
+                self._ready.get_nowait()
+        if self._thread is not None:
+            self._thread.join(AT_ONCE_S)
+
+    def _look(self) -> None:
+        try:
+            for found in self._intake.look():
+                self._ready.put(found)
+                if self._closed.is_set():
+                    return
+        except Exception as error:  # noqa: BLE001 - raised where the files are taken
+            self._ready.put(error)
+        else:
+            self._ready.put(None)

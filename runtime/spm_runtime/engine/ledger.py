@@ -200,6 +200,7 @@ class Ledger:
         now_s: float,
         again: bool = False,
         is_there: Callable[[str], bool] = lambda name: True,
+        put_off: Callable[[Found], object] = lambda found: None,
     ) -> int:
         """Put files in line that are new, have changed, or are to be analysed otherwise than they were.
 
@@ -217,6 +218,9 @@ class Ledger:
             Whether files that are not done are put in line too, whatever was the matter with them.
         is_there
             Asked for a scan that is done and has not changed: whether its result still exists.
+        put_off
+            Called with a file that has changed while an earlier state of it is in hand: it is to be offered again afterwards.
+            Until then the ledger says nothing of it, so that a later start finds the change whatever happens meanwhile.
 
         Returns
         -------
@@ -226,7 +230,7 @@ class Ledger:
         items = iter(found)
         count = place = 0
         while chunk := list(itertools.islice(items, CHUNK)):
-            offer = partial(self._offer, chunk, place, root, settings, now_s, again, is_there)
+            offer = partial(self._offer, chunk, place, root, settings, now_s, again, is_there, put_off)
             count += self.patiently(offer)
             place += len(chunk)
         return count
@@ -240,6 +244,7 @@ class Ledger:
         now_s: float,
         again: bool,
         is_there: Callable[[str], bool],
+        put_off: Callable[[Found], object],
     ) -> int:
         count = 0
         with self.transaction():
@@ -258,8 +263,9 @@ class Ledger:
                     count += 1
                     continue
                 is_new = known.stamp != job.stamp or known.path != job.path
-                if known.state == "working":  # whoever finishes it sees the other stamp
-                    self._do("UPDATE scans SET size = ?, mtime_ns = ? WHERE name = ?", size, mtime_ns, job.name)
+                if known.state == "working":
+                    if is_new:
+                        put_off(item)
                 elif is_new or known.settings != settings or _is_open(known, again, is_there):
                     self._do(
                         f"UPDATE scans SET root = ?, path = ?, named = ?, size = ?, mtime_ns = ?, settings = ?, place = ?, "
@@ -351,13 +357,6 @@ class Ledger:
             "UPDATE scans SET state = 'waiting', kind = ?, reason = ?, traceback = ?, attempts = ?, tries = ?, next_try_s = ? "
             "WHERE name = ?",
             kind, reason, traceback, attempts, tries, next_try_s, name,
-        )  # fmt: skip
-
-    def renew(self, name: str, *, now_s: float) -> None:
-        """Put a scan in line whose file has changed while the earlier state of it was analysed."""
-        self._do(
-            f"UPDATE scans SET {_ANEW}, version = version + 1, changed_s = ?, seen_s = ?, settled_s = ? WHERE name = ?",
-            now_s, now_s, now_s, name,
         )  # fmt: skip
 
     @_patient

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from spm_runtime.engine.analysis import content_key, is_result_of
 from spm_runtime.engine.console import Console
-from spm_runtime.engine.jobs import Event, Finished, Lost, Read
-from spm_runtime.engine.ledger import Entry, Ledger, Order, State
+from spm_runtime.engine.jobs import Event, Finished, Job, Lost, Read
+from spm_runtime.engine.ledger import Entry, Found, Ledger, Order, State
 from spm_runtime.engine.settings import Settings
 from spm_runtime.engine.workers import Pool
 from spm_runtime.results import Outcome, Report, read_document
@@ -92,6 +92,8 @@ class Supervisor:
     ----------
     images
         How many images have come to an end, by status.
+    on_gone
+        Called with a file that is not there any more; should it be back, it is to be offered again.
     errors, first_reason
         How many failed of which error, and the reason of the first.
     """
@@ -107,10 +109,12 @@ class Supervisor:
     places: Sequence[Path]
     is_out_there: Callable[[], bool]
     clock: Callable[[], float]
+    on_gone: Callable[[Job], object] = lambda job: None
     errors: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
     first_reason: str = ""
     _in_hand: dict[str, Entry] = field(default_factory=dict)
+    _put_off: dict[str, Found] = field(default_factory=dict)
     _paused: str = ""
     _cannot_start: bool = False
     _looked_for_room_s: float = float("-inf")
@@ -137,6 +141,24 @@ class Supervisor:
                 self._finish(entry, "done", outcomes=[outcome])
         self.ledger.interrupted(limit=MAX_INTERRUPTIONS)
         self.ledger.reopen(PASSING, root=self.rules.root)
+
+    def offer(self, found: Iterable[Found]) -> None:
+        """Put files in line that are new or have changed, or whose result has vanished."""
+
+        def is_there(name: str) -> bool:
+            return has_result(self.out, name) or not self.is_out_there()
+
+        def put_off(file: Found) -> None:
+            self._put_off[file.job.name] = file
+
+        self.ledger.offer(
+            found,
+            root=self.rules.root,
+            settings=self.fingerprint,
+            now_s=self.clock(),
+            is_there=is_there,
+            put_off=put_off,
+        )
 
     def dispatch(self) -> None:
         """Begin as many scans as can be begun now."""
@@ -174,7 +196,8 @@ class Supervisor:
                 self._attempt_failed(entry, [lost], lost)
             else:
                 self._settle(entry, event)
-            self._look_again(entry)
+            if event.name in self._put_off:
+                self.offer([self._put_off.pop(event.name)])
 
     def abandon(self) -> None:
         """What is in hand is given up now, and counts as never begun."""
@@ -218,6 +241,7 @@ class Supervisor:
         kind, first = _verdict(outcomes)
         if kind == "gone" and not entry.named:
             self._finish(entry, "gone", kind=kind, reason=f"{entry.path}: vanished before it could be analysed")
+            self.on_gone(entry.job)
         elif kind == "fault":
             self._attempt_failed(entry, outcomes, first)
         elif kind in PASSING:
@@ -322,12 +346,6 @@ class Supervisor:
                 self.first_reason = self.first_reason or outcome.reason
             if not outcome.reused or self.rules.is_batch:
                 self.console.say(outcome, latency_s=self._latency_s(entry, self.clock()))
-
-    def _look_again(self, taken: Entry) -> None:
-        """Put the scan in line once more if its file has changed since it was taken."""
-        entry = self.ledger.get(taken.name)
-        if entry is not None and entry.stamp != taken.stamp:
-            self.ledger.renew(entry.name, now_s=self.clock())
 
 
 def has_result(out: Path, name: str) -> bool:

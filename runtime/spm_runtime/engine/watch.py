@@ -12,11 +12,11 @@ from pathlib import Path
 from spm_runtime import pipelines
 from spm_runtime.engine.analysis import Analyse
 from spm_runtime.engine.console import Console
-from spm_runtime.engine.intake import Intake
+from spm_runtime.engine.intake import Intake, Looks
 from spm_runtime.engine.ledger import Order
 from spm_runtime.engine.service import REPORT_EVERY_S, MakePool, Service, cores, opened, stopped_by_signals
 from spm_runtime.engine.settings import Settings, check_settings
-from spm_runtime.engine.supervisor import Rules, Supervisor, has_result
+from spm_runtime.engine.supervisor import Rules, Supervisor
 from spm_runtime.engine.workers import Workers
 from spm_runtime.errors import ParameterError
 
@@ -115,6 +115,7 @@ def watch(
             console=console, warm=not once, analyse=analyse, make_pool=make_pool, clock=clock,
         ) as supervisor,
     ):  # fmt: skip
+        supervisor.on_gone = intake.forget
         supervisor.write_report()
         try:
             _follow(intake, supervisor, stop, once=once, poll_s=poll_s, ticks=ticks)
@@ -134,34 +135,27 @@ def _follow(
     ticks: Callable[[], float],
 ) -> None:
     """Look, hand out, write down, until it is time to stop."""
-    next_look_s = ticks()
-    while True:
-        if ticks() >= next_look_s and not stop.is_set():
-            _look(intake, supervisor)
-            next_look_s = ticks() + poll_s
-        if not stop.is_set():
-            supervisor.dispatch()
-        if stop.is_set() and not supervisor.is_busy:
-            return
-        if once and intake.rests and supervisor.is_idle:
-            return
-        pause_s = min(max(0.0, next_look_s - ticks()), NOTICE_S)
-        supervisor.handle(supervisor.pool.wait(pause_s))
-        # A single scan stands in the summary at once; of many, a part at a time.
-        supervisor.write_report(at_most_every_s=REPORT_EVERY_S if supervisor.is_busy else PROMPT_S)
-
-
-def _look(intake: Intake, supervisor: Supervisor) -> None:
-    """Look at the folder, and put in line what rests and is new."""
-
-    def is_there(name: str) -> bool:
-        return has_result(supervisor.out, name) or not supervisor.is_out_there()
-
-    supervisor.ledger.offer(
-        intake.look(),
-        root=supervisor.rules.root,
-        settings=supervisor.fingerprint,
-        now_s=supervisor.clock(),
-        again=False,
-        is_there=is_there,
-    )
+    looks = Looks(intake)
+    began_s = next_look_s = ticks()
+    try:
+        while True:
+            if not stop.is_set():
+                if not looks.is_looking and ticks() >= next_look_s:
+                    began_s = ticks()
+                    looks.begin()
+                if looks.is_looking:
+                    supervisor.offer(looks.found())
+                    # A look that takes long is a burden for the share: it is left alone for as long.
+                    next_look_s = ticks() + max(poll_s, ticks() - began_s)
+                supervisor.dispatch()
+            if stop.is_set() and not supervisor.is_busy:
+                return
+            if once and not looks.is_looking and intake.rests and supervisor.is_idle:
+                return
+            is_due_s = float("inf") if looks.is_looking or stop.is_set() else next_look_s - ticks()
+            pause_s = min(max(0.0, is_due_s), NOTICE_S)
+            supervisor.handle(supervisor.pool.wait(pause_s))
+            # A single scan stands in the summary at once; of many, a part at a time.
+            supervisor.write_report(at_most_every_s=REPORT_EVERY_S if supervisor.is_busy else PROMPT_S)
+    finally:
+        looks.close()

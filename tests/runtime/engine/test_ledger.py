@@ -95,12 +95,18 @@ def test_scans_of_another_folder_are_left_to_it(ledger):
     assert ledger.counts(b"/elsewhere") == {}
 
 
-def test_a_change_while_it_is_analysed_is_seen_by_who_finishes_it(ledger):
+def test_a_change_while_it_is_analysed_is_put_off_and_stays_out_of_the_ledger(ledger):
+    """Should the program die now, the next one sees that the file is not the one that was analysed."""
     offer(ledger, found("a"))
     entry = ledger.take(root=ROOT, order="newest", now_s=0.0)
-    offer(ledger, found("a", size=2))
-    assert ledger.get("a").state == "working"
-    assert ledger.get("a").stamp != entry.stamp
+    put_off = []
+    assert offer(ledger, found("a"), put_off=put_off.append) == 0
+    assert put_off == []
+    assert offer(ledger, found("a", size=2), put_off=put_off.append) == 0
+    assert ledger.get("a") == entry
+    ledger.finish("a", "done", now_s=1.0)
+    assert offer(ledger, *put_off) == 1
+    assert ledger.get("a").version == 2
 
 
 def test_interruptions_are_counted_apart_and_have_an_end(ledger):

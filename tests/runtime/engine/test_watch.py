@@ -11,6 +11,7 @@ import pytest
 from spm_runtime.engine import analysis
 from spm_runtime.engine import intake as intake_module
 from spm_runtime.engine.intake import Intake
+from spm_runtime.engine.jobs import Finished
 from spm_runtime.engine.ledger import LEDGER, Ledger
 from spm_runtime.engine.service import Service
 from spm_runtime.engine.settings import Settings
@@ -67,6 +68,7 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path, fake, make_inline, monkeypatch):
     monkeypatch.setattr("spm_runtime.results._report.PATIENCE", 0.0)  # time does not pass here
+    monkeypatch.setattr(intake_module, "AT_ONCE_S", 60.0)  # every look is over before the next second
     return Stage(tmp_path, fake, make_inline)
 
 
@@ -310,6 +312,74 @@ def test_a_vanished_folder_is_said_once_and_waited_for(stage, save_scan, capsys)
     assert told.count("is back") == 1
 
 
+def test_scans_whose_turn_comes_while_the_share_is_away_are_done_when_it_is_back(stage, save_scan):
+    for name in ("a.npy", "b.npy", "c.npy"):
+        save_scan(stage.data / name)
+    away = stage.data.with_name("away")
+    states = []
+
+    def analyse(scan, *args, **options):
+        if not stage.fake.seen:
+            stage.data.rename(away)
+        return stage.fake(scan, *args, **options)
+
+    def mount():
+        states.extend(scan["state"] for scan in stage.scans().values())
+        away.rename(stage.data)
+
+    assert stage.run(*[nothing] * 5, mount, *[nothing] * 5, analyse=analyse) == 0
+    assert sorted(states) == ["done", "gone", "gone"]
+    assert [scan["state"] for scan in stage.scans().values()] == ["done"] * 3
+
+
+def test_a_file_that_is_away_between_two_looks_is_not_lost(stage, save_scan, monkeypatch):
+    path = save_scan(stage.data / "a.npy")
+    real = analysis.look_at
+    tries = []
+
+    def look_at(file):
+        tries.append(file)
+        if len(tries) == 1:
+            raise FileNotFoundError(2, "No such file or directory", str(file))
+        return real(file)
+
+    monkeypatch.setattr(analysis, "look_at", look_at)
+    monkeypatch.setattr("pathlib.Path.exists", lambda self: False if len(tries) == 1 else os.path.lexists(self))
+    assert stage.run(*[nothing] * 6) == 0
+    assert path.is_file()
+    assert stage.scans()["a.npy"]["state"] == "done"
+
+
+def test_a_share_that_hangs_holds_up_nothing_else(stage, save_scan, monkeypatch):
+    """The signal comes while the look hangs; what was found before is analysed and reported."""
+    real, hangs, answers = intake_module.walk, threading.Event(), threading.Event()
+
+    def walk(folder, **options):
+        yield from real(folder, **options)
+        if hangs.is_set():
+            answers.wait(60)
+
+    monkeypatch.setattr(intake_module, "walk", walk)
+    monkeypatch.setattr(intake_module, "AT_ONCE_S", 0.05)
+    save_scan(stage.data / "a.npy")
+    try:
+        assert stage.run(hangs.set, *[nothing] * 4) == 0
+    finally:
+        answers.set()
+    assert stage.rows()["a.npy"]["status"] == "done"
+
+
+def test_files_behind_a_link_that_leads_in_a_circle_are_found(stage, save_scan):
+    save_scan(stage.data / "a.npy")
+    save_scan(stage.data / "c.npy")
+    try:
+        (stage.data / "b.npy").symlink_to(stage.data / "b.npy")
+    except OSError:
+        pytest.skip("links need rights here")
+    assert stage.run(*[nothing] * 4, once=True) == 0
+    assert sorted(stage.fake.names) == ["a.npy", "c.npy"]
+
+
 def test_a_folder_that_is_not_there_is_refused(stage):
     with pytest.raises(ParameterError, match="no such folder"):
         watch(stage.data / "nowhere", stage.out, Settings(), analyse=stage.fake)
@@ -485,6 +555,29 @@ def test_a_scan_that_changes_while_it_is_analysed_is_analysed_again(stage, save_
         return result
 
     assert stage.run(*[nothing] * 8, analyse=analyse) == 0
+    assert [scan.shape for scan in stage.fake.seen] == [(24, 32), (32, 32)]
+
+
+def test_a_scan_that_changed_while_it_was_analysed_is_not_forgotten_by_a_crash(stage, save_scan, make_inline):
+    """The result is complete and a new version of the file was seen, but nobody has written either down."""
+    path = save_scan(stage.data / "a.npy")
+
+    class Slow(make_inline):
+        def wait(self, timeout_s):
+            self._sleep(timeout_s)
+            events, self._events = self._events, []
+            return [event for event in events if not isinstance(event, Finished)]  # the scan stays in hand
+
+    def rewrite():
+        save_scan(path, value=9.0, shape=(32, 32))
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(*[nothing] * 4, rewrite, *[nothing] * 4, lambda: signal.raise_signal(signal.SIGINT),
+                  make_pool=partial(Slow, sleep=stage.sleep))  # fmt: skip
+    with Ledger(state_folder(stage.out) / LEDGER) as ledger:
+        ledger.connection.execute("UPDATE scans SET state = 'working'")  # as if it had been killed
+    assert (stage.out / "a.npy" / "result.json").is_file()
+    assert stage.run(*[nothing] * 6) == 0
     assert [scan.shape for scan in stage.fake.seen] == [(24, 32), (32, 32)]
 
 
