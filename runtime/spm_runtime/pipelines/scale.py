@@ -53,8 +53,8 @@ _FINER_RATIOS = (float(np.sqrt(3.0)), float(np.sqrt(2.0)))
 #: Not so where the faint atoms have less than this part of the height of the bright ones: those are light columns beside heavy
 #: ones, and the spacing is that of the heavy ones. It is 0.34 to 0.51 for the sulphur of MoS2, 0.40 to 0.75 for honeycombs. The
 #: three numbers are the best of a grid on validation scenes: the right scale in 0.84 of all families instead of 0.82, and in
-#: 0.57 instead of 0.41 of those that neither network was trained on.
-_FINER, _FINER_BONUS, _FINER_FILLED, _FINER_EVEN = (1.3, 1.85), 1.5, 0.55, 0.5
+#: 0.59 instead of 0.41 of those that neither network was trained on.
+_FINER, _FINER_BONUS, _FINER_FILLED, _FINER_EVEN = (1.3, 1.85), 1.5, 0.55, 0.45
 #: The shares of the peaks that are taken for faint and bright ones, the share of the pixels that lies below all atoms, and the
 #: blur σ in network pixels against noise.
 _FAINT, _BRIGHT, _BELOW, _BLUR_PX = 0.15, 0.85, 0.05, 1.0
