@@ -100,13 +100,18 @@ def sync_folder(folder: Path) -> None:
 def partial_folder(folder: Path) -> Iterator[Path]:
     """A folder for unfinished files inside `folder`, removed at the end; those of dead processes are removed first."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{PARTIAL_PREFIX}*"):
-        with suppress(FileNotFoundError, PermissionError):  # just finished with, or held: then the next one removes it
-            if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
-                shutil.rmtree(left)
     # What a virus scanner holds at the end is left to a later call: the files themselves are in their place by then.
     with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder, ignore_cleanup_errors=True) as made:
         partial = Path(made)
+        now_s = (
+            partial.stat().st_mtime
+        )  # by the clock of the disk: that of a share may differ by hours from this computer's
+        for left in folder.glob(f"{PARTIAL_PREFIX}*"):
+            with suppress(
+                FileNotFoundError, PermissionError
+            ):  # just finished with, or held: then the next one removes it
+                if now_s - left.stat().st_mtime > ABANDONED_AFTER_S:
+                    shutil.rmtree(left)
         # A private folder that is renamed into its place would stay private: it gets the rights of any new folder.
         partial.chmod(folder.stat().st_mode & 0o777)
         yield partial

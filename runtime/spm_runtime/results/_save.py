@@ -151,6 +151,7 @@ def _publish(
     stale = _listed(read_document(folder)) - set(names)
     for name in (DOCUMENT, *sorted(stale)):
         patiently(bind((folder / name).unlink, missing_ok=True), folder / name, sleep=sleep)
+    sync_folder(folder)  # first of all: after a loss of power it must not stand beside files of the new analysis
     for name in names:
         patiently(bind((partial / name).replace, folder / name), folder / name, sleep=sleep)
     sync_folder(folder)

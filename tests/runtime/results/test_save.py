@@ -1,6 +1,8 @@
 import importlib.resources
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from spm_runtime.results import Map, read_document, save_results
 from spm_runtime.results import _files as files_module
 from spm_runtime.results import _save as save_module
 from spm_runtime.results._document import parameters_sha256
-from spm_runtime.results._files import patiently, write_atomically
+from spm_runtime.results._files import partial_folder, patiently, write_atomically
 
 SCHEMA = json.loads(importlib.resources.files("spm_runtime.results").joinpath("result.schema.json").read_text("utf-8"))
 TYPES = {
@@ -290,3 +292,15 @@ def test_a_document_that_is_not_whole_is_none(tmp_path, content):
 def test_the_parameters_hash_ignores_order_only():
     assert parameters_sha256({"a": 1.0, "b": True}) == parameters_sha256({"b": True, "a": 1.0})
     assert parameters_sha256({"a": 1.0}) != parameters_sha256({"a": 1.5})
+
+
+def test_unfinished_folders_of_others_are_safe_from_a_clock_that_is_wrong(tmp_path, monkeypatch):
+    """The clock of a share, which the times in it are of, is hours behind that of this computer."""
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 86400)
+    with partial_folder(tmp_path) as first, partial_folder(tmp_path) as second:
+        assert first.is_dir()
+        os.utime(first, (now_s - 7200,) * 2)
+        with partial_folder(tmp_path):
+            assert not first.exists()  # that one is old by any clock
+            assert second.is_dir()
