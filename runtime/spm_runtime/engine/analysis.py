@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import tempfile
 import time
 import traceback
@@ -289,7 +290,8 @@ def _failure(job: Job, frame: int | None, error: Exception) -> Outcome:
     failed = partial(Outcome, job.name, output, "failed", frame=frame, error=type(error).__name__)
     if isinstance(error, AdatomError):
         return failed(reason=str(error))
-    if isinstance(error, FileNotFoundError) and not job.path.exists():
+    is_there = os.path.exists(job.path)  # noqa: PTH110 - `Path.exists` raises where a share is just going away
+    if isinstance(error, FileNotFoundError) and not is_there:
         return failed(reason=f"{job.path}: no such file; check the path")
     if isinstance(
         error, OSError

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from spm_runtime import pipelines
@@ -103,6 +104,7 @@ def run_batch(
         "given",
         attempts=service.attempts,
         is_batch=True,
+        any_state=True,
         min_free_mb=service.min_free_mb,
     )
     processes = max(1, min(settings.jobs, len(jobs)))
@@ -110,7 +112,7 @@ def run_batch(
     with (
         stopped_by_signals(stop, console.tell),
         opened(
-            out, settings, service, rules, processes=processes, threads=service.threads or cores(), console=console,
+            out, settings, service, rules, processes=processes, threads=service.threads or cores(), console=console, stop=stop,
             skip_done=not again, analyse=analyse, make_pool=make_pool, clock=clock,
         ) as supervisor,
     ):  # fmt: skip
@@ -133,7 +135,7 @@ def _put_in_line(supervisor: Supervisor, jobs: Sequence[Job]) -> int:
         if job.problem
     ]
     for problem in problems:
-        supervisor.report.add([problem])
+        supervisor.ledger.patiently(partial(supervisor.report.add, [problem]))
         supervisor.console.say(problem)
     now_s = supervisor.clock()
     found = (Found(_stamped(job), None, now_s) for job in jobs if not job.problem)

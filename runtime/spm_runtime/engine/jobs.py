@@ -80,11 +80,14 @@ class Lost:
         Why, for a person.
     traceback
         Where it was, as far as it could still say.
+    may_pass
+        Whether that has nothing to do with the scan: its share did not answer.
     """
 
     name: str
     reason: str
     traceback: str = ""
+    may_pass: bool = False
 
 
 #: What becomes of a job: `Read` at most once, then one of the others.

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 from spm_runtime.engine._tables import COLUMNS, SCHEMA, SCHEMA_VERSION, Entry, Found, State, connect, to_entry
 from spm_runtime.errors import OutputError
 
-__all__ = ["LEDGER", "Entry", "Found", "Ledger", "Order", "State"]
+__all__ = ["LEDGER", "PASSING", "Entry", "Found", "Ledger", "Order", "State"]
 
 #: Name of the file.
 LEDGER = "ledger.sqlite3"
@@ -29,6 +29,9 @@ CHUNK = 200
 #: What waiting helps against: a full disk, one that does not answer, another process that holds the ledger.
 WAITING_HELPS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 RETRY_S = 1.0
+
+#: Trouble that has nothing to do with the scan: a locked file, a full disk, a GPU that is not there now.
+PASSING = ("busy", "output", "device")
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -65,6 +68,8 @@ class Ledger:
         Whether it may be made.
     tell
         Called with a sentence while it cannot be written, as when the disk is full: then it is waited for. When None it is not.
+    is_stopping
+        Whether waiting has to end: then what cannot be written raises an `OutputError`.
 
     Raises
     ------
@@ -79,12 +84,19 @@ class Ledger:
         What a person should know: that a damaged ledger was set aside. Mostly nothing.
     """
 
-    def __init__(self, file: Path, *, create: bool = True, tell: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        create: bool = True,
+        tell: Callable[[str], object] | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.file = file
         self.note = ""
         self.is_new = False
         self.trouble = ""
-        self._tell = tell
+        self._tell, self._is_stopping = tell, is_stopping
         if not create and not file.is_file():
             raise OutputError(f"{file}: no ledger; nothing was analysed here yet, or it was with another --state")
         try:
@@ -172,6 +184,11 @@ class Ledger:
             except sqlite3.OperationalError as error:
                 if self._tell is None or error.sqlite_errorcode & 0xFF not in WAITING_HELPS:
                     raise
+                if self._is_stopping():
+                    raise OutputError(
+                        f"{self.file}: the ledger cannot be written ({error}), so that the end of the scans in hand is not "
+                        "noted; make room on its disk, then start again"
+                    ) from error
                 if not self.trouble:
                     self._tell(f"{self.file}: the ledger cannot be written ({error}); waiting")
                 self.trouble = str(error)
@@ -382,12 +399,23 @@ class Ledger:
                 self._do("UPDATE scans SET state = 'waiting' WHERE name = ? AND state = 'working'", name)
 
     @_patient
-    def reopen(self, kinds: Iterable[str], *, root: bytes) -> None:
+    def reopen(self, *, root: bytes, now_s: float) -> None:
         """Put failed scans back in line whose trouble had nothing to do with them, and let nobody wait longer."""
         with self.transaction():
-            for kind in kinds:
+            for kind in PASSING:
                 self._do(f"UPDATE scans SET {_ANEW} WHERE state = 'failed' AND kind = ? AND root = ?", kind, root)
-            self._do("UPDATE scans SET next_try_s = 0 WHERE state = 'waiting' AND kind != 'incomplete'")
+            self.wait_no_longer(now_s=now_s)
+
+    def wait_no_longer(self, *, now_s: float) -> None:
+        """Let the next attempts be made now, but give files that cannot be read whole their time.
+
+        After the clock was set back, what waits would wait for as long as it was set back by.
+        """
+        self._do(
+            "UPDATE scans SET next_try_s = 0, settled_s = min(settled_s, ?) "
+            "WHERE state = 'waiting' AND (kind != 'incomplete' OR settled_s > ?)",
+            now_s, now_s,
+        )  # fmt: skip
 
     @_patient
     def retry(self, names: Iterable[str] | None = None) -> list[str]:
@@ -488,4 +516,6 @@ def _is_open(known: Entry, again: bool, is_there: Callable[[str], bool]) -> bool
     """Whether a file that has not changed is put in line although it had an end."""
     if known.state == "done":
         return not is_there(known.name)
-    return known.state == "gone" or (again and known.state in {"failed", "quarantined", "skipped", "ignored"})
+    if known.state == "gone" or (known.state == "failed" and known.kind in PASSING):
+        return True
+    return again and known.state in {"failed", "quarantined", "skipped", "ignored"}

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -125,6 +125,7 @@ def opened(
     processes: int,
     threads: int,
     console: Console,
+    stop: threading.Event | None = None,
     skip_done: bool = True,
     warm: bool = False,
     analyse: Analyse = pipelines.analyse,
@@ -143,6 +144,8 @@ def opened(
         How many processes, and threads of all of them together.
     console
         Where to say things.
+    stop
+        Set when nothing is to be waited for any more, not even for room on the disk.
     skip_done
         Whether results that are there for the same content, model and parameters are kept.
     warm
@@ -158,11 +161,12 @@ def opened(
         If `out` or the state folder cannot be used, or another engine works on these results.
     """
     digest = fingerprint(settings)
+    is_stopping = threading.Event().is_set if stop is None else stop.is_set
     make_output(out)
     with ExitStack() as stack:
         state = stack.enter_context(State(out, service.state))
         stack.enter_context(log_file(service.log or state.folder / LOG))
-        ledger = stack.enter_context(Ledger(state.folder / LEDGER, tell=console.tell))
+        ledger = stack.enter_context(Ledger(state.folder / LEDGER, tell=console.tell, is_stopping=is_stopping))
         _take_over(ledger, state, out, console)
         report = ledger.patiently(lambda: Report(out, ledger.connection))
         stack.callback(report.close)
@@ -196,6 +200,7 @@ def _take_over(ledger: Ledger, state: State, out: Path, console: Console) -> Non
     for pid, _ in ledger.workers():
         ledger.forget_worker(pid)
     state.clear()
+    ledger.note_fact("paused", "")
     if ledger.note:
         console.tell(ledger.note)
     if ledger.is_new and (count := ledger.patiently(lambda: adopt_results(ledger, out))):
@@ -239,7 +244,8 @@ def stopped_by_signals(stop: threading.Event, tell: Callable[[str], object]) -> 
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        tell("stopping after the scan in hand; once more to stop at once")
+        with suppress(RuntimeError):  # it comes in the middle of a line that nobody takes off
+            tell("stopping after the scan in hand; once more to stop at once")
 
     for number in numbers:
         signal.signal(number, ask)

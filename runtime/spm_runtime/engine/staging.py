@@ -116,16 +116,24 @@ def companions(path: Path) -> Iterator[Path]:
 
 
 def _copy(path: Path, source: BinaryIO, copy: Path, digest: hashlib._Hash) -> None:
-    with copy.open("wb") as target:
-        while True:
-            try:
-                chunk = source.read(CHUNK)
-            except OSError as error:
-                raise _busy(path, f"it cannot be read ({error.strerror or error})") from error
-            if not chunk:
-                break
-            digest.update(chunk)
-            target.write(chunk)
+    try:
+        with copy.open("wb") as target:
+            for chunk in _chunks(path, source):
+                digest.update(chunk)
+                target.write(chunk)
+    except OSError as error:  # a full disk does not say which
+        raise OSError(error.errno, error.strerror, str(copy)) from error
+
+
+def _chunks(path: Path, source: BinaryIO) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = source.read(CHUNK)
+        except OSError as error:
+            raise _busy(path, f"it cannot be read ({error.strerror or error})") from error
+        if not chunk:
+            return
+        yield chunk
 
 
 def _stamp(path: Path, source: BinaryIO) -> Stamp:

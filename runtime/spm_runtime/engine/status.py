@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ def status_of(out: Path, base: Path | None = None) -> dict[str, Any]:
         running = holder(folder)
         facts = summary(ledger)
         scans = [_scan(entry) for entry in ledger.entries("state != 'ignored'")]
+    if running is None:  # whoever paused was ended from outside
+        facts["paused"] = ""
     return {"out": str(out), "state": str(folder), "running": running, **facts, "scans": scans}
 
 
@@ -192,7 +195,7 @@ def serve_metrics(ledger: Path, port: int) -> Iterator[int]:
             try:
                 with Ledger(ledger, create=False) as opened:
                     body = metrics_text(opened).encode("utf-8")
-            except AdatomError as error:
+            except (AdatomError, sqlite3.Error) as error:
                 self.send_error(503, explain=str(error))
                 return
             self.send_response(200)

@@ -8,12 +8,13 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from spm_runtime.engine.analysis import content_key, is_result_of
 from spm_runtime.engine.console import Console
 from spm_runtime.engine.jobs import Event, Finished, Job, Lost, Read
-from spm_runtime.engine.ledger import Entry, Found, Ledger, Order, State
+from spm_runtime.engine.ledger import PASSING, Entry, Found, Ledger, Order, State
 from spm_runtime.engine.settings import Settings
 from spm_runtime.engine.workers import Pool
 from spm_runtime.results import Outcome, Report, read_document
@@ -32,8 +33,8 @@ MAX_INTERRUPTIONS = 10
 #: Seconds between two looks at the room on the disks.
 ROOM_EVERY_S = 1.0
 
-#: Trouble that has nothing to do with the scan: a locked file, a full disk.
-PASSING = ("busy", "output")
+#: A clock that goes back by more than this was set, in seconds.
+CLOCK_SET_S = 2.0
 
 #: Errors of a file that may only be incomplete.
 MAYBE_INCOMPLETE = frozenset({"CorruptScanError", "UnknownFormatError"})
@@ -55,6 +56,8 @@ class Rules:
         How long a file that cannot be read whole is given to change.
     is_batch
         Whether nothing is waited for: what may pass is tried `attempts` times in a few seconds and then fails.
+    any_state
+        Whether a scan is taken in whatever state its file is by then, as when nobody looks for changes.
     min_free_mb
         Work pauses while a disk has less room than this, in MB of a million bytes.
     """
@@ -64,6 +67,7 @@ class Rules:
     attempts: int = 3
     give_up_s: float = 600.0
     is_batch: bool = False
+    any_state: bool = False
     min_free_mb: float = 500.0
 
 
@@ -118,6 +122,7 @@ class Supervisor:
     _paused: str = ""
     _cannot_start: bool = False
     _looked_for_room_s: float = float("-inf")
+    _latest_s: float = float("-inf")
 
     @property
     def is_busy(self) -> bool:
@@ -137,10 +142,10 @@ class Supervisor:
                 document = is_result_of(self.out / entry.name, entry.sha256, self.settings)
             if document is not None:
                 outcome = Outcome(entry.name, entry.name, "done", document=document)
-                self.report.add([outcome])
+                self.ledger.patiently(partial(self.report.add, [outcome]))
                 self._finish(entry, "done", outcomes=[outcome])
         self.ledger.interrupted(limit=MAX_INTERRUPTIONS)
-        self.ledger.reopen(PASSING, root=self.rules.root)
+        self.ledger.reopen(root=self.rules.root, now_s=self.clock())
 
     def offer(self, found: Iterable[Found]) -> None:
         """Put files in line that are new or have changed, or whose result has vanished."""
@@ -162,12 +167,16 @@ class Supervisor:
 
     def dispatch(self) -> None:
         """Begin as many scans as can be begun now."""
+        now_s = self.clock()
+        if now_s < self._latest_s - CLOCK_SET_S:
+            self.ledger.wait_no_longer(now_s=now_s)
+        self._latest_s = now_s
         while self.has_room() and self._has_process():
-            entry = self.ledger.take(root=self.rules.root, order=self.rules.order, now_s=self.clock())
+            entry = self.ledger.take(root=self.rules.root, order=self.rules.order, now_s=now_s)
             if entry is None:
                 return
             self._in_hand[entry.name] = entry
-            self.pool.submit(entry.job)
+            self.pool.submit(dataclasses.replace(entry.job, stamp=None) if self.rules.any_state else entry.job)
 
     def _has_process(self) -> bool:
         try:
@@ -193,7 +202,10 @@ class Supervisor:
                 lost = Outcome(
                     event.name, event.name, "failed", reason=event.reason, error="Lost", traceback=event.traceback
                 )
-                self._attempt_failed(entry, [lost], lost)
+                if event.may_pass:
+                    self._try_again(entry, "busy", [lost], lost)
+                else:
+                    self._attempt_failed(entry, [lost], lost)
             else:
                 self._settle(entry, event)
             if event.name in self._put_off:
@@ -219,13 +231,13 @@ class Supervisor:
         reason = self._why_not()
         if reason != self._paused:
             self.console.tell(f"{reason}; waiting" if reason else "there is room again; going on")
-            self.ledger.note_fact("paused", reason)
+            self.ledger.note_fact("paused", _plain(reason))
             self._paused = reason
         return not reason
 
     def _why_not(self) -> str:
         if not self.is_out_there():
-            return f"{self.out}: the folder of results is away"
+            return f"{self.out}: the folder of results is away; bring it back, or start again if it is another one now"
         for place in self.places:
             try:
                 free_mb = shutil.disk_usage(place).free / 1e6
@@ -244,10 +256,12 @@ class Supervisor:
             self.on_gone(entry.job)
         elif kind == "fault":
             self._attempt_failed(entry, outcomes, first)
-        elif kind in PASSING:
+        elif kind in PASSING and not (kind == "device" and self.rules.is_batch):
             self._try_again(entry, kind, outcomes, first)
         elif kind == "incomplete" and not self._has_had_its_time(entry):
-            until_s = (entry.settled_s or 0.0) + self.rules.give_up_s
+            until_s = (
+                min(entry.settled_s or 0.0, self.clock()) + self.rules.give_up_s
+            )  # the clock may have been set back
             self._postpone(entry, kind, first, next_try_s=until_s, attempts=entry.attempts)
         elif not outcomes:
             self.console.not_a_scan(entry.path)
@@ -379,6 +393,7 @@ def _verdict(outcomes: Sequence[Outcome]) -> tuple[str, Outcome | None]:
         ("gone", lambda outcome: outcome.error == "FileNotFoundError" and not outcome.may_pass),
         ("busy", lambda outcome: outcome.error == "CannotOpenError"),
         ("output", lambda outcome: outcome.may_pass),
+        ("device", lambda outcome: outcome.error == "DeviceError"),
         ("fault", lambda outcome: bool(outcome.traceback)),
         ("incomplete", lambda outcome: outcome.error in MAYBE_INCOMPLETE),
         ("fact", lambda outcome: True),

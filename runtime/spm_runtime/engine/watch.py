@@ -16,6 +16,7 @@ from spm_runtime.engine.intake import Intake, Looks
 from spm_runtime.engine.ledger import Order
 from spm_runtime.engine.service import REPORT_EVERY_S, MakePool, Service, cores, opened, stopped_by_signals
 from spm_runtime.engine.settings import Settings, check_settings
+from spm_runtime.engine.state import state_folder
 from spm_runtime.engine.supervisor import Rules, Supervisor
 from spm_runtime.engine.workers import Workers
 from spm_runtime.errors import ParameterError
@@ -101,6 +102,11 @@ def watch(
         )
     if out.resolve() == folder.resolve():
         raise ParameterError(f"--out {out}: the watched folder itself; choose another one, it may lie inside")
+    state = state_folder(out, service.state).resolve()
+    if state.is_relative_to(folder.resolve()) and not state.is_relative_to(out.resolve()):
+        raise ParameterError(
+            f"--state {state}: inside the watched folder, where its copies would be taken for new scans; choose another one"
+        )
     console = Console()
     rules = Rules(
         os.fsencode(folder.resolve()), order, attempts=service.attempts, give_up_s=give_up_s, is_batch=once,
@@ -112,7 +118,7 @@ def watch(
         stopped_by_signals(stop, console.tell),
         opened(
             out, settings, service, rules, processes=settings.jobs, threads=service.threads or max(1, cores() // 2),
-            console=console, warm=not once, analyse=analyse, make_pool=make_pool, clock=clock,
+            console=console, stop=stop, warm=not once, analyse=analyse, make_pool=make_pool, clock=clock,
         ) as supervisor,
     ):  # fmt: skip
         supervisor.on_gone = intake.forget

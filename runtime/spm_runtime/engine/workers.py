@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,8 +31,17 @@ CHECK_EVERY_S = 0.1
 #: So long a process may go on after its time, to write down where it is.
 GRACE_S = 1.0
 
-#: So many processes in a row may die before they are ready.
+#: A process that is not ready after so many seconds hangs: it has to import, load models and compile kernels.
+START_LIMIT_S = 900.0
+
+#: So many processes in a row may die before one is ready for the first time.
 MAX_FALSE_STARTS = 3
+
+#: Once one was ready, the trouble may pass: seconds until the next is begun, twice as many after every further one.
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
+
+#: Windows waits for 63 things at once and no more; the others are looked at every `CHECK_EVERY_S`.
+MOST_HANDLES = 60
 
 #: A process that has grown by half of what it may still take is replaced, but not for less than this.
 MIN_GROWTH_MB = 256.0
@@ -87,9 +97,11 @@ class _Worker:
     folder: Path
     ready: bool = False
     job: Job | None = None
+    is_read: bool = False
     deadline_s: float = float("inf")
     base_mb: float = 0.0
     problem: str = ""
+    is_late: bool = False
 
 
 @dataclass
@@ -124,6 +136,8 @@ class Workers:
     on_end: Callable[[int], object] = lambda pid: None
     _workers: list[_Worker] = field(default_factory=list)
     _false_starts: int = 0
+    _was_ready: bool = False
+    _next_start_s: float = float("-inf")
     _checked_s: float = 0.0
     _number: int = 0
 
@@ -136,8 +150,14 @@ class Workers:
     @property
     def free(self) -> int:
         """How many jobs can be begun now; begins processes as long as there are too few."""
-        while len(self._workers) < self.processes:
-            self._workers.append(self._start())
+        try:
+            while len(self._workers) < self.processes:
+                if time.monotonic() < self._next_start_s:
+                    raise OSError(f"{self._false_starts} in a row ended before they were ready; `spm-infer doctor`")
+                self._workers.append(self._start())
+        except OSError:
+            if not self._workers:  # otherwise those that are there go on, and the next call tries again
+                raise
         return sum(worker.ready and worker.job is None for worker in self._workers)
 
     @property
@@ -148,7 +168,7 @@ class Workers:
     def submit(self, job: Job) -> None:
         """Begin a job."""
         worker = next(worker for worker in self._workers if worker.ready and worker.job is None)
-        worker.job = job
+        worker.job, worker.is_read = job, False
         worker.deadline_s = time.monotonic() + self.limits.time_s
         with suppress(OSError):  # it has just died, which `wait` will say
             worker.connection.send(job)
@@ -159,7 +179,7 @@ class Workers:
         until = time.monotonic() + timeout_s
         while not events:
             left = until - time.monotonic()
-            handles = [handle for w in self._workers for handle in (w.connection, w.process.sentinel)]
+            handles = [worker.connection for worker in self._workers][:MOST_HANDLES]  # its end wakes too
             if left <= 0 and timeout_s > 0:
                 break
             pause = max(0.0, min(left, CHECK_EVERY_S))
@@ -195,13 +215,13 @@ class Workers:
         folder.mkdir(parents=True, exist_ok=True)
         arguments = (theirs, lifeline, folder, self.duty, self.threads, self.limits.time_s)
         process = context.Process(target=serve, args=arguments, daemon=True, name=f"spm-infer worker {self._number}")
-        with _environment(dict.fromkeys(THREAD_VARIABLES, str(self.threads))), _signals_ignored():
+        with _environment(dict.fromkeys(THREAD_VARIABLES, str(self.threads))), _signals_held():
             process.start()
         theirs.close()
         lifeline.close()
         with suppress(psutil.NoSuchProcess):  # it has died already, which `wait` will say
             self.on_start(process.pid or 0, psutil.Process(process.pid).create_time())
-        return _Worker(process, ours, held, folder)
+        return _Worker(process, ours, held, folder, deadline_s=time.monotonic() + START_LIMIT_S)
 
     def _listen(self, worker: _Worker) -> Iterator[Event]:
         """What a process says, or that it is no more."""
@@ -218,10 +238,12 @@ class Workers:
     def _hear(self, worker: _Worker, word: str, value: Any) -> Iterator[Event]:
         job = worker.job
         if word == "ready":
-            worker.ready, self._false_starts = True, 0
+            worker.ready, worker.deadline_s = True, float("inf")
+            self._was_ready, self._false_starts = True, 0
         elif job is not None:
             worker.deadline_s = time.monotonic() + self.limits.time_s
             if word == "read":
+                worker.is_read = True
                 yield Read(job.name, value)
             elif word == "done":
                 outcomes, used_mb = value
@@ -237,22 +259,28 @@ class Workers:
         trace = ""
         with suppress(OSError):  # it did not come so far
             trace = (worker.folder / TRACE).read_text(encoding="utf-8", errors="replace")
-        code = worker.process.exitcode
+        how = _how(worker.process.exitcode)
         reason = (
-            worker.problem
-            or f"the process that analysed it died ({_how(code)}), of a crash in a library or a lack of memory"
+            worker.problem or f"the process that analysed it died ({how}), of a crash in a library or a lack of memory"
         )
-        job = worker.job
-        if not worker.ready:
-            self._false_starts += 1
         self._bury(worker)
-        if self._false_starts >= MAX_FALSE_STARTS:
+        if not worker.ready:
+            self._note_false_start(worker.problem or how)
+        if worker.job is not None:
+            # A share that does not answer says nothing about the scan.
+            may_pass = worker.is_late and not worker.is_read
+            yield Lost(worker.job.name, f"{worker.job.path}: {reason}", trace, may_pass)
+
+    def _note_false_start(self, how: str) -> None:
+        self._false_starts += 1
+        if self._was_ready:
+            pause_s = FIRST_PAUSE_S * 2.0 ** min(self._false_starts - 1, 20)
+            self._next_start_s = time.monotonic() + min(pause_s, LAST_PAUSE_S)
+        elif self._false_starts >= MAX_FALSE_STARTS:
             raise AdatomError(
-                f"{self._false_starts} processes for the analysis ended before they were ready ({_how(code)}); "
+                f"{self._false_starts} processes for the analysis ended before they were ready ({how}); "
                 "run `spm-infer doctor`, and make sure that there is memory for them"
             )
-        if job is not None:
-            yield Lost(job.name, f"{job.path}: {reason}", trace)
 
     def _bury(self, worker: _Worker) -> None:
         """Wait for the end of a process, and clear up after it."""
@@ -271,28 +299,37 @@ class Workers:
             return
         self._checked_s = now_s
         for worker in self._workers:
-            if worker.job is None or worker.problem:
-                continue
-            with suppress(psutil.NoSuchProcess):
-                used_mb = psutil.Process(worker.process.pid).memory_info().rss / 1e6
-                if used_mb > self.limits.memory_mb:
-                    worker.problem = (
-                        f"its analysis took more than {self.limits.memory_mb:.0f} MB of memory and was ended; allow it more with "
-                        "--memory-limit-mb, or save a smaller region"
-                    )
-            if now_s > worker.deadline_s + GRACE_S:
-                worker.problem = (
-                    f"its analysis took longer than {self.limits.time_s:g} s and was ended; allow it more with "
-                    "--time-limit-s, and report it if it should not take so long"
+            if not worker.problem:
+                worker.is_late = now_s > worker.deadline_s + GRACE_S
+                worker.problem = self._problem_of(worker)
+                if worker.problem:
+                    worker.process.kill()
+
+    def _problem_of(self, worker: _Worker) -> str:
+        """Why a process is to be ended; mostly nothing."""
+        if worker.job is None:
+            return f"not ready after {START_LIMIT_S:g} s" if worker.is_late else ""
+        with suppress(psutil.NoSuchProcess):
+            used_mb = psutil.Process(worker.process.pid).memory_info().rss / 1e6
+            if used_mb > self.limits.memory_mb:
+                return (
+                    f"its analysis took more than {self.limits.memory_mb:.0f} MB of memory and was ended; allow it more with "
+                    "--memory-limit-mb, or save a smaller region"
                 )
-            if worker.problem:
-                worker.process.kill()
+        if worker.is_late and not worker.is_read:
+            return f"it could not be read within {self.limits.time_s:g} s; check that its share answers"
+        if worker.is_late:
+            return (
+                f"its analysis took longer than {self.limits.time_s:g} s and was ended; allow it more with "
+                "--time-limit-s, and report it if it should not take so long"
+            )
+        return ""
 
 
 def kill_left_over(workers: list[tuple[int, float]]) -> None:
     """End processes that a supervisor left alone when it died; one that only has the same identifier is spared."""
     for pid, created_s in workers:
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.TimeoutExpired):
             process = psutil.Process(pid)
             if abs(process.create_time() - created_s) < 0.05:
                 process.kill()
@@ -319,14 +356,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_ignored() -> Iterator[None]:
-    """What is begun meanwhile leaves Ctrl-C and SIGTERM to this process, from its first moment on."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+def _signals_held() -> Iterator[None]:
+    """What is begun meanwhile is spared by Ctrl-C and SIGTERM from its first moment on; this process hears them afterwards."""
+    if sys.platform == "win32":  # nothing of that kind is inherited there
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    resource_tracker.ensure_running()  # to begin it would let the signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from spm_runtime.engine.jobs import Job, Stamp
-from spm_runtime.engine.ledger import Found, Ledger
+from spm_runtime.engine.ledger import LEDGER, Found, Ledger
 from spm_runtime.errors import OutputError
 
 ROOT = b"/data"
@@ -121,12 +121,50 @@ def test_interruptions_are_counted_apart_and_have_an_end(ledger):
     assert "retry" in ledger.get("a").reason
 
 
+def test_a_clock_that_is_set_back_keeps_nobody_waiting(ledger):
+    for name, kind in (("a", "busy"), ("b", "incomplete")):
+        offer(ledger, found(name), now_s=1e6)
+        take(ledger)
+        ledger.postpone(name, next_try_s=1e6 + 300, kind=kind, attempts=0, tries=1)
+    assert take(ledger, now_s=10.0) is None
+    ledger.wait_no_longer(now_s=10.0)
+    assert {take(ledger, now_s=10.0), take(ledger, now_s=10.0)} == {"a", "b"}
+    assert ledger.get("b").settled_s == 10.0
+
+
+def test_a_file_that_has_its_time_keeps_it_when_nobody_waits_longer(ledger):
+    offer(ledger, found("a"), now_s=0.0)
+    take(ledger)
+    ledger.postpone("a", next_try_s=600.0, kind="incomplete", attempts=0, tries=0)
+    ledger.wait_no_longer(now_s=10.0)
+    assert take(ledger, now_s=10.0) is None
+
+
+def test_passing_troubles_of_another_run_are_tried_again(ledger):
+    for name, kind in (("a", "busy"), ("b", "fact")):
+        offer(ledger, found(name))
+        take(ledger)
+        ledger.finish(name, "failed", now_s=1.0, kind=kind)
+    assert offer(ledger, found("a"), found("b")) == 1
+    assert ledger.get("a").state == "waiting"
+
+
+def test_a_stop_ends_the_waiting_for_room(tmp_path):
+    told = []
+    with Ledger(tmp_path / LEDGER, tell=told.append, is_stopping=lambda: bool(told)) as ledger:
+        ledger.connection.execute("PRAGMA max_page_count = 1")  # as if the disk were full
+        files = [found(f"{number}") for number in range(1000)]
+        with pytest.raises(OutputError, match="make room"):
+            offer(ledger, *files)
+    assert len(told) == 1
+
+
 def test_passing_troubles_are_forgotten_at_the_next_start(ledger):
     for name, kind in (("a", "output"), ("b", "fact")):
         offer(ledger, found(name))
         take(ledger)
         ledger.finish(name, "failed", now_s=1.0, kind=kind)
-    ledger.reopen(["output", "busy"], root=ROOT)
+    ledger.reopen(root=ROOT, now_s=2.0)
     assert [ledger.get(name).state for name in "ab"] == ["waiting", "failed"]
 
 
@@ -282,7 +320,7 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(tmp_path, monkeypatch):
             lambda: take(ledger),
             lambda: ledger.finish("b", "failed", now_s=1.0),
             lambda: ledger.retry(),
-            lambda: ledger.reopen(["busy"], root=ROOT),
+            lambda: ledger.reopen(root=ROOT, now_s=0.0),
             lambda: ledger.note_fact("paused", "x"),
         ]
         for step in steps:

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +105,17 @@ def test_a_file_that_is_replaced_while_it_is_copied_is_not_believed(tmp_path, mo
         fetch(path, copies)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk is always full here")
+def test_a_full_disk_is_named_and_not_the_scan(tmp_path):
+    path, copies = tmp_path / "a.sxm", tmp_path / "copies"
+    copies.mkdir()
+    path.write_bytes(b"x" * 3_000_000)
+    (copies / "a.sxm").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        fetch(path, copies)
+    assert caught.value.filename == str(copies / "a.sxm")
+
+
 def test_files_that_belong_together_are_copied_together(tmp_path):
     for name in (
         "s--1_1.Z_mtrx",
@@ -166,6 +178,18 @@ def test_status_lists_everything_with_its_reason(batch):
     assert "b.npy: " in text
     with pytest.raises(OutputError, match="no ledger"):
         status_of(batch / "elsewhere")
+
+
+def test_a_pause_of_a_process_that_was_killed_is_over(batch):
+    with Ledger(state_folder(batch) / LEDGER) as ledger:
+        ledger.note_fact("paused", "the disk is nearly full")
+    assert status_of(batch)["paused"] == ""
+
+
+def test_metrics_of_a_damaged_ledger_are_an_error_of_the_server(tmp_path):
+    (tmp_path / LEDGER).write_bytes(b"garbage" * 1000)
+    with serve_metrics(tmp_path / LEDGER, 0) as port, pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
 
 
 def test_the_log_keeps_lines_and_tracebacks(batch):

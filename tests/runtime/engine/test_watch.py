@@ -18,7 +18,7 @@ from spm_runtime.engine.settings import Settings
 from spm_runtime.engine.state import state_folder
 from spm_runtime.engine.status import retry_scans, status_of
 from spm_runtime.engine.watch import watch
-from spm_runtime.errors import CannotOpenError, OutputError, ParameterError, ScanError
+from spm_runtime.errors import CannotOpenError, DeviceError, OutputError, ParameterError, ScanError
 
 DAWN = 1.9e9  # later than any file of these tests
 
@@ -279,6 +279,42 @@ def test_a_folder_of_results_inside_is_not_watched(stage, save_scan):
         watch(stage.data, stage.data, Settings(), analyse=stage.fake)
 
 
+def test_a_state_folder_inside_the_watched_one_is_refused(stage):
+    with pytest.raises(ParameterError, match="--state"):
+        stage.run(service=Service(state=stage.data / "state"))
+
+
+def test_a_clock_that_is_set_back_keeps_no_scan_waiting(stage, save_scan, monkeypatch):
+    save_scan(stage.data / "a.npy")
+    real, jump = analysis.fetch, [0.0]
+
+    def fetch(path, folder, **options):
+        if not jump[0]:
+            raise CannotOpenError(path, "it cannot be opened", "a readable file", "Wait.")
+        return real(path, folder, **options)
+
+    def set_back():
+        jump[0] = -1e6
+
+    monkeypatch.setattr(analysis, "fetch", fetch)
+    assert stage.run(*[nothing] * 5, set_back, *[nothing] * 5, clock=lambda: stage.now + jump[0]) == 0
+    assert stage.scans()["a.npy"]["state"] == "done"
+
+
+def test_a_device_that_is_away_is_waited_for(stage, save_scan):
+    save_scan(stage.data / "a.npy")
+    calls = []
+
+    def analyse(*args, **options):
+        calls.append(stage.now)
+        if len(calls) < 4:
+            raise DeviceError("a GPU is required and none is usable")
+        return stage.fake(*args, **options)
+
+    assert stage.run(*[nothing] * 15, analyse=analyse) == 0
+    assert stage.scans()["a.npy"]["state"] == "done"
+
+
 def test_a_folder_of_results_that_cannot_be_made(stage, save_scan):
     stage.out = save_scan(stage.data / "a.npy") / "out"
     with pytest.raises(OutputError, match="cannot be made"):
@@ -344,7 +380,7 @@ def test_a_file_that_is_away_between_two_looks_is_not_lost(stage, save_scan, mon
         return real(file)
 
     monkeypatch.setattr(analysis, "look_at", look_at)
-    monkeypatch.setattr("pathlib.Path.exists", lambda self: False if len(tries) == 1 else os.path.lexists(self))
+    monkeypatch.setattr(analysis.os.path, "exists", lambda file: len(tries) != 1 and os.path.lexists(file))
     assert stage.run(*[nothing] * 6) == 0
     assert path.is_file()
     assert stage.scans()["a.npy"]["state"] == "done"

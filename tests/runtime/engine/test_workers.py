@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from spm_runtime.engine import workers as workers_module
 from spm_runtime.engine.jobs import Finished, Job, Lost, Read
 from spm_runtime.engine.settings import Settings
 from spm_runtime.engine.worker import Duty
@@ -139,6 +140,40 @@ def test_a_scan_that_takes_too_long_is_ended_and_says_where_it_was(start, job):
     assert isinstance(event, Lost)
     assert "--time-limit-s" in event.reason
     assert "fake_analysis_for_processes.py" in event.traceback
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pipe with a name")
+def test_a_file_that_cannot_be_read_in_time_is_not_to_blame(start, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")  # as a file of a share that does not answer
+    (event,) = do(start(time_s=1.0), Job(tmp_path / "pipe.npy", "pipe.npy"))
+    assert isinstance(event, Lost)
+    assert event.may_pass
+    assert "share" in event.reason
+
+
+def test_a_process_that_hangs_before_it_is_ready_is_ended(start, job, monkeypatch, tmp_path):
+    monkeypatch.setattr(workers_module, "START_LIMIT_S", 0.2)
+    monkeypatch.setattr(workers_module, "GRACE_S", 0.0)
+    workers = start()
+    (tmp_path / "modules" / "fake_analysis_for_processes.py").write_text(
+        "import time; time.sleep(1000)", encoding="utf-8"
+    )
+    with pytest.raises(AdatomError, match="not ready after"):
+        do(workers, job("a.npy"))
+
+
+def test_once_one_was_ready_false_starts_are_waited_out(start, job, monkeypatch):
+    """A watch of months does not end because there was no memory for a minute."""
+    workers = start()
+    do(workers, job("a.npy"))
+    workers.close()
+    for _ in range(9):
+        workers._note_false_start("exit code 7")
+    with pytest.raises(OSError, match="doctor"):
+        workers.free  # noqa: B018 - it begins processes
+    monkeypatch.setattr(workers_module, "FIRST_PAUSE_S", 0.0)
+    workers._note_false_start("exit code 7")
+    assert isinstance(do(workers, job("b.npy"))[-1], Finished)
 
 
 def test_a_scan_that_takes_too_much_memory_is_ended(start, job):
