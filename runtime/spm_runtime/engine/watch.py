@@ -96,17 +96,7 @@ def watch(
     """
     check_settings(settings)
     folder, out = Path(folder), Path(out)
-    if not folder.is_dir():
-        raise ParameterError(
-            f"{folder}: no such folder; name a folder that exists, and check that its share is mounted"
-        )
-    if out.resolve() == folder.resolve():
-        raise ParameterError(f"--out {out}: the watched folder itself; choose another one, it may lie inside")
-    state = state_folder(out, service.state).resolve()
-    if state.is_relative_to(folder.resolve()) and not state.is_relative_to(out.resolve()):
-        raise ParameterError(
-            f"--state {state}: inside the watched folder, where its copies would be taken for new scans; choose another one"
-        )
+    _check_folders(folder, out, service)
     console = Console()
     rules = Rules(
         os.fsencode(folder.resolve()), order, attempts=service.attempts, give_up_s=give_up_s, is_batch=once,
@@ -129,6 +119,21 @@ def watch(
             supervisor.write_report()
         counts = supervisor.ledger.counts(rules.root)
     return counts.get("failed", 0) + counts.get("quarantined", 0)
+
+
+def _check_folders(folder: Path, out: Path, service: Service) -> None:
+    """Refuse folders that cannot be watched, or that would be taken for new scans themselves."""
+    if not folder.is_dir():
+        raise ParameterError(
+            f"{folder}: no such folder; name a folder that exists, and check that its share is mounted"
+        )
+    if out.resolve() == folder.resolve():
+        raise ParameterError(f"--out {out}: the watched folder itself; choose another one, it may lie inside")
+    state = state_folder(out, service.state).resolve()
+    if state.is_relative_to(folder.resolve()) and not state.is_relative_to(out.resolve()):
+        raise ParameterError(
+            f"--state {state}: inside the watched folder, where its copies would be taken for new scans; choose another one"
+        )
 
 
 def _follow(
