@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from spm_runtime.engine.jobs import Job, Stamp
 
-__all__ = ["COLUMNS", "SCHEMA", "SCHEMA_VERSION", "Entry", "Found", "State", "connect", "to_entry"]
+__all__ = ["COLUMNS", "SCHEMA", "SCHEMA_VERSION", "Entry", "Found", "State", "open_database", "to_entry"]
 
 #: ``waiting`` for its turn or for its next attempt; ``working``; then ``done``; ``failed`` with the reason;
 #: ``quarantined`` after too many attempts; ``skipped``, nothing to do for such a scan; ``gone`` before it was analysed;
@@ -112,6 +113,74 @@ def connect(file: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError:  # no database at all: whoever asks for its version hears it again
         pass
     return connection
+
+
+def open_database(file: Path, *, create: bool) -> tuple[sqlite3.Connection, bool, str]:
+    """Open a ledger's database; one that is damaged is set aside and replaced by an empty one.
+
+    Parameters
+    ----------
+    file
+        The file.
+    create
+        Whether it may be made.
+
+    Returns
+    -------
+    The connection, whether the tables were made now, and what a person should know, mostly nothing.
+
+    Raises
+    ------
+    OSError, sqlite3.Error
+        If it cannot be opened or made, or is damaged and no other one may be made.
+    """
+    connection = connect(file)
+    try:
+        damage = _damage(connection)
+        if damage is None:
+            return connection, False, ""
+        note = ""
+        if damage:
+            connection.close()
+            if not create:
+                raise sqlite3.DatabaseError(damage)
+            note = _set_aside(file, damage)
+            connection = connect(file)
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()  # what was begun is rolled back
+        raise
+    return connection, True, note
+
+
+def _damage(connection: sqlite3.Connection) -> str | None:
+    """What is wrong with a database: None when nothing is, an empty word when it is new."""
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:  # locked, or the disk is full: nothing is wrong with the file
+        raise
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    if version == SCHEMA_VERSION and verdict == "ok":
+        return None
+    if version == 0 and not connection.execute("SELECT name FROM sqlite_master").fetchall():
+        return ""
+    return f"version {version}, expected {SCHEMA_VERSION}; {verdict}"
+
+
+def _set_aside(file: Path, why: str) -> str:
+    """Rename a damaged database; gives what to say of it."""
+    names = (file.with_name(f"{file.name}.bak-{number}") for number in itertools.count(1))
+    backup = next(name for name in names if not name.exists())
+    file.replace(backup)
+    for end in ("-wal", "-shm"):
+        file.with_name(file.name + end).unlink(missing_ok=True)
+    return f"{file}: the ledger is damaged ({why}); kept as {backup.name}, and a new one is made from the results"
 
 
 def to_entry(row: tuple[Any, ...]) -> Entry:

@@ -100,13 +100,9 @@ def run_batch(
         console.line("no scans found", colour="yellow")
     _refuse_to_replace_files(jobs, out)
     rules = Rules(
-        f"run {uuid.uuid4().hex}".encode(),
-        "given",
-        attempts=service.attempts,
-        is_batch=True,
-        any_state=True,
+        f"run {uuid.uuid4().hex}".encode(), "given", attempts=service.attempts, is_batch=True, any_state=True,
         min_free_mb=service.min_free_mb,
-    )
+    )  # fmt: skip
     processes = max(1, min(settings.jobs, len(jobs)))
     stop = threading.Event()
     with (

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
-from spm_runtime.engine._tables import COLUMNS, SCHEMA, SCHEMA_VERSION, Entry, Found, State, connect, to_entry
+from spm_runtime.engine._tables import COLUMNS, Entry, Found, State, open_database, to_entry
 from spm_runtime.errors import OutputError
 
 __all__ = ["LEDGER", "PASSING", "Entry", "Found", "Ledger", "Order", "State"]
@@ -93,8 +93,6 @@ class Ledger:
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.file = file
-        self.note = ""
-        self.is_new = False
         self.trouble = ""
         self._tell, self._is_stopping = tell, is_stopping
         if not create and not file.is_file():
@@ -120,49 +118,7 @@ class Ledger:
         self.connection.close()
 
     def _open(self, *, create: bool) -> None:
-        self.connection = connect(self.file)
-        try:
-            self._check(create=create)
-        except BaseException:
-            self.connection.close()
-            raise
-
-    def _check(self, *, create: bool) -> None:
-        """Make the tables, or see that they are whole."""
-        try:
-            (version,) = self.connection.execute("PRAGMA user_version").fetchone()
-            (verdict,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
-            if isinstance(
-                error, sqlite3.OperationalError
-            ):  # locked, or the disk is full: nothing is wrong with the file
-                self.connection.close()
-                raise
-            version, verdict = -1, str(error)
-        empty = version == 0 and not self.connection.execute("SELECT name FROM sqlite_master").fetchall()
-        if version == SCHEMA_VERSION and verdict == "ok":
-            return
-        if not empty:
-            self.connection.close()
-            if not create:
-                raise sqlite3.DatabaseError(f"version {version}, {verdict}")
-            self._set_aside(f"version {version}, expected {SCHEMA_VERSION}; {verdict}")
-            self.connection = connect(self.file)
-        self.is_new = True
-        with self.transaction():
-            for statement in SCHEMA.split(";"):
-                self.connection.execute(statement)
-            self.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _set_aside(self, why: str) -> None:
-        names = (self.file.with_name(f"{self.file.name}.bak-{number}") for number in itertools.count(1))
-        backup = next(name for name in names if not name.exists())
-        self.file.replace(backup)
-        for end in ("-wal", "-shm"):
-            self.file.with_name(self.file.name + end).unlink(missing_ok=True)
-        self.note = (
-            f"{self.file}: the ledger is damaged ({why}); kept as {backup.name}, and a new one is made from the results"
-        )
+        self.connection, self.is_new, self.note = open_database(self.file, create=create)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ from spm_runtime.engine.service import MakePool, Service, make_output
 from spm_runtime.engine.settings import Settings, check_settings, fingerprint
 from spm_runtime.engine.state import holder, state_folder
 from spm_runtime.engine.worker import Duty
-from spm_runtime.engine.workers import Limits, Pool, Workers
+from spm_runtime.engine.workers import Pool, Workers
 from spm_runtime.errors import OutputError, ParameterError
 from spm_runtime.pipelines import PIPELINES
 from spm_runtime.results import Outcome, file_sha256, printable, write_atomically
@@ -204,22 +204,10 @@ def run_shard(
         _refuse_to_replace_files(mine, out)
         return mine
 
-    def begin(
-        *,
-        duty: Duty,
-        processes: int,
-        limits: Limits,
-        staging: Path,
-        threads: int,
-        on_start: Callable[[int, float], object],
-        on_end: Callable[[int], object],
-    ) -> Pool:
+    def begin(*, duty: Duty, **rest: Any) -> Pool:
         # Only now it is certain that nobody else works on this shard.
         _write_manifest(desk, manifest)
-        return make_pool(
-            duty=_Elsewhere(out, duty.settings, duty.skip_done, duty.warm, duty.analyse),
-            processes=processes, limits=limits, staging=staging, threads=threads, on_start=on_start, on_end=on_end,
-        )  # fmt: skip
+        return make_pool(duty=_Elsewhere(out, duty.settings, duty.skip_done, duty.warm, duty.analyse), **rest)
 
     failed = run_batch(
         given, desk, settings, service=service, verbose=verbose, again=again, choose=choose, analyse=analyse, make_pool=begin

@@ -1,4 +1,10 @@
-"""`spm-infer watch`: every new scan of a folder, analysed once it is complete."""
+"""`spm-infer watch`: every new scan of a folder, analysed once it is complete.
+
+A file is taken when its size and time of change are the same in two looks and it reads whole. One that does not read whole is
+tried again when it changes, and reported as failed when it has not changed for some minutes. One that is locked, or whose results
+cannot be written, is tried again for ever, less and less often. One that crashes the process that analyses it is quarantined
+after some attempts. Scans whose result is there already, for the same content, model and parameters, are not analysed again.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +54,6 @@ def watch(
 ) -> int:
     """Analyse every scan of a folder, sub-folders included, as it is completed.
 
-    A file is taken when its size and time of change are the same in two looks and it reads whole. One that does not read
-    whole is tried again when it changes, and reported as failed when it has not changed for `give_up_s`. One that is locked,
-    or whose results cannot be written, is tried again for ever, less and less often. One that crashes the process that
-    analyses it is quarantined after some attempts. Scans whose result is there already, for the same content, model and
-    parameters, are not analysed again.
-
     Parameters
     ----------
     folder
@@ -65,7 +65,7 @@ def watch(
     service
         How the engine works.
     once
-        Whether to end when every scan that is there has been dealt with; nothing is waited for then.
+        Whether to end when every scan that is there has been dealt with.
     since
         Files last changed before this moment are left alone.
     order
@@ -74,10 +74,9 @@ def watch(
         Seconds between two looks.
     give_up_s
         How long a file that cannot be read whole is given to change.
-    analyse, make_pool
-        In place of `spm_runtime.pipelines.analyse` and of processes of this computer.
-    clock, ticks
-        In place of the system's: seconds since 1970, and seconds that never jump.
+    analyse, make_pool, clock, ticks
+        In place of `spm_runtime.pipelines.analyse`, of processes of this computer, and of the system's clocks: seconds since
+        1970, and seconds that never jump.
 
     Returns
     -------
@@ -87,10 +86,9 @@ def watch(
 
     Raises
     ------
-    ModelError, ParameterError
-        Before anything is watched, if no scan could be analysed or the folder is not there.
-    OutputError
-        Before anything is watched, if `out` or the state folder cannot be used, or another watch works on these results.
+    ModelError, ParameterError, OutputError
+        Before anything is watched: if no scan could be analysed, a folder is not there or cannot be used, or another watch
+        works on these results.
     CannotOpenError
         With `once`, if a folder cannot be listed.
     """
@@ -102,8 +100,10 @@ def watch(
         os.fsencode(folder.resolve()), order, attempts=service.attempts, give_up_s=give_up_s, is_batch=once,
         min_free_mb=service.min_free_mb,
     )  # fmt: skip
-    intake = Intake(folder, ignore=out, since=since, strict=once, tell=console.tell, clock=clock)
-    stop = threading.Event()
+    intake, stop = (
+        Intake(folder, ignore=out, since=since, strict=once, tell=console.tell, clock=clock),
+        threading.Event(),
+    )
     with (
         stopped_by_signals(stop, console.tell),
         opened(

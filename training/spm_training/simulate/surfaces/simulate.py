@@ -86,17 +86,13 @@ def simulate_surface(
     # The second apex and the blur see beyond the frame: a margin is simulated and cut off.
     probe = family.build(np.random.default_rng(0), angle, 1.0)
     tip = draw_tip(rng, probe.spacing_nm)
-    reach = 0.0 if tip.shift_nm is None else max(abs(tip.shift_nm[0]), abs(tip.shift_nm[1])) / pixel
-    margin = 8 + int(np.ceil(reach))
+    margin = 8 + (0 if tip.shift_nm is None else int(np.ceil(max(map(abs, tip.shift_nm)) / pixel)))
     raster = draw_raster(rng, (shape[0] + 2 * margin, shape[1] + 2 * margin), pixel)
     y, x = raster.places()
     surface = family.build(rng, angle, float(raster.size_nm.max()))
-    rows_turn = name == "si001-2x1-h"
-    relief = draw_relief(rng, y, x, surface.step_nm, angle, surface.spacing_nm, alternate=rows_turn)
-    present: list[Defect] = []
-    centres = np.empty((0, 2))
-    if defects:
-        present, centres = populate(rng, family, surface, raster, relief, margin)
+    relief = draw_relief(rng, y, x, surface.step_nm, angle, surface.spacing_nm, alternate=name == "si001-2x1-h")
+    nothing: tuple[list[Defect], NDArray[np.float64]] = ([], np.empty((0, 2)))
+    present, centres = populate(rng, family, surface, raster, relief, margin) if defects else nothing
     layers = render(rng, present, centres, surface, raster)
     lattice = surface.pattern.corrugation(raster, y, x, relief.terrace) + _at_steps(rng, surface, relief, pixel)
     plane = tilt_and_bow(rng, y, x)
