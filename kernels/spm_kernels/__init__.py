@@ -14,6 +14,8 @@
 `extract_patches`      overlapping windows of an image (`PatchGrid`), with context around them
 `blend_patches`        the weighted mean of overlapping windows, without seams (`taper`)
 `map_patches`          a whole image through a function of patches, in bands of bounded memory
+`majority_vote`        the label of each pixel, from the labels of the windows that cover it
+`squared_error_map`    how far the reconstructed windows of an image are from it
 `warm`                 compiles all of them ahead of time
 =====================  ==============================================================================
 
@@ -39,6 +41,7 @@ from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_p
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import Centroids, GaussianFits, refine_centroid, refine_gaussian
 from spm_kernels.resample import resize
+from spm_kernels.voting import majority_vote, squared_error_map
 
 __all__ = [
     "Centroids",
@@ -53,11 +56,13 @@ __all__ = [
     "estimate_tip",
     "extract_patches",
     "local_maxima",
+    "majority_vote",
     "map_patches",
     "refine_centroid",
     "refine_gaussian",
     "resize",
     "sliding_median",
+    "squared_error_map",
     "taper",
     "warm",
 ]

@@ -15,6 +15,7 @@ from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_p
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import refine_centroid, refine_gaussian
 from spm_kernels.resample import resize
+from spm_kernels.voting import majority_vote, squared_error_map
 
 __all__ = ["warm"]
 
@@ -51,6 +52,8 @@ def warm() -> dict[str, float]:
         ("extract_patches", lambda: extract_patches(image, grid)),
         ("blend_patches", lambda: blend_patches(np.zeros((len(grid), 8, 8), np.float32), grid)),
         ("map_patches", lambda: map_patches(image, lambda patches: patches, grid)),
+        ("majority_vote", lambda: majority_vote(np.zeros((3, 3), np.int32), grid, classes=2)),
+        ("squared_error_map", lambda: squared_error_map(image, np.zeros((len(grid), 8, 8), np.float32), grid)),
         ("taper", lambda: taper((8, 8))),
     )
     seconds = {}
