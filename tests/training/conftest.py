@@ -19,7 +19,13 @@ TINY = (
 
 
 UNET = ("network.base_width=2", "network.depth=2")
-TINY_NETWORKS = {"atoms": UNET, "atomid": UNET, "scale": ("network.width=4", "data.pool=8")}
+TINY_NETWORKS = {
+    "atoms": UNET,
+    "atomid": UNET,
+    "scale": ("network.width=4", "data.pool=8"),
+    "ae1": ("network.latent=16", "data.pool=2"),
+    "ae2": ("network.hidden=16", "data.pool=2"),
+}
 
 
 def tiny_recipe(*overrides, name="atoms"):

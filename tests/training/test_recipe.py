@@ -67,7 +67,7 @@ def test_smoke_comes_before_set():
         ("optimiser.lr=nan", "optimiser.lr"),
         ("optimiser.lr=-1", "optimiser.lr"),
         ("training.precision=float16", "training.precision"),
-        ("task=defects", "task"),
+        ("task=galaxies", "task"),
         ("colour=red", "colour"),
         ("data.crop_px=100", "multiple of the network's stride 16"),
         ("simulator.spacing_min_px=40", "spacing_min_px 40.0 is above"),

@@ -46,6 +46,8 @@ class TensorSpec:
         ``(B, C, H, W)`` with the height and width of the image; otherwise ``(B, C)``.
     limits
         Smallest and largest value; None where there is none.
+    stride_px
+        Of a map that is coarser than the image: pixels of the image from one element to the next. None where it is as large.
     """
 
     id: str
@@ -53,6 +55,7 @@ class TensorSpec:
     channels: tuple[str, ...]
     is_map: bool = True
     limits: tuple[float | None, float | None] = (None, None)
+    stride_px: int | None = None
 
 
 class ExportGraph(nn.Module, ABC):

@@ -8,8 +8,11 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from spm_training.simulate.columns import FAMILIES
+from spm_training.simulate.surfaces import FAMILIES as SURFACE_FAMILIES
 
 __all__ = [
+    "Ae1NetworkOptions",
+    "Ae2NetworkOptions",
     "AtomidNetworkOptions",
     "AtomsNetworkOptions",
     "CardOptions",
@@ -27,6 +30,7 @@ __all__ = [
     "ScheduleOptions",
     "SimulatorOptions",
     "StepOptions",
+    "SurfaceOptions",
     "TargetOptions",
     "TrainingOptions",
 ]
@@ -81,9 +85,39 @@ class ScaleNetworkOptions(Options):
         return 1
 
 
+class Ae1NetworkOptions(Options):
+    """Options of `spm_training.networks.ae1.Ae1`; sizes are the report's, the rate of the dropouts is not printed."""
+
+    kind: Literal["ae1"] = "ae1"
+    latent: Count = 32
+    #: The encoder sees the pixels around a window; false pads with zeros, as printed.
+    context: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def stride(self) -> int:
+        """Crops are cut into windows of this side."""
+        return 32
+
+
+class Ae2NetworkOptions(Options):
+    """Options of `spm_training.networks.ae2.Ae2`; sizes are the report's, the rate of the dropouts is not printed."""
+
+    kind: Literal["ae2"] = "ae2"
+    latent: Count = 8
+    hidden: Count = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def stride(self) -> int:
+        """It sees one window of this side."""
+        return 32
+
+
 #: A network by its ``kind``; `spm_training.tasks` has a task for each.
 NetworkOptions = Annotated[
-    AtomsNetworkOptions | AtomidNetworkOptions | ScaleNetworkOptions, Field(discriminator="kind")
+    AtomsNetworkOptions | AtomidNetworkOptions | ScaleNetworkOptions | Ae1NetworkOptions | Ae2NetworkOptions,
+    Field(discriminator="kind"),
 ]
 
 
@@ -106,6 +140,32 @@ class SimulatorOptions(Options):
             low, high = name.format("min"), name.format("max")
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} {getattr(self, low)} is above {high} {getattr(self, high)}")
+        return self
+
+
+class SurfaceOptions(Options):
+    """The simulated surfaces that patch autoencoders learn from; an empty list of families means all of them."""
+
+    families: tuple[str, ...] = ()
+    #: Side of a simulated image. Each is scaled as a whole; crops and patches are cut from it.
+    image_px: Annotated[int, Field(ge=64)] = 288
+    #: d′ of the reference defect in the white noise of an image (`spm_training.simulate.surfaces.white_noise_nm`).
+    detectability_min: Positive = 6.0
+    detectability_max: Positive = 420.0
+    #: With point defects or without.
+    defects: bool = True
+    #: Per cent of the pixels beyond each end of the range; 0 takes the extremes, as printed.
+    clip_percent: Annotated[float, Field(ge=0, lt=50)] = 0.0
+
+    @pydantic.model_validator(mode="after")
+    def _sensible(self) -> SurfaceOptions:
+        unknown = sorted(set(self.families) - set(SURFACE_FAMILIES))
+        if unknown:
+            raise ValueError(f"unknown families {unknown}; expected some of {list(SURFACE_FAMILIES)}")
+        if self.detectability_min > self.detectability_max:
+            raise ValueError(
+                f"detectability_min {self.detectability_min} is above detectability_max {self.detectability_max}"
+            )
         return self
 
 
@@ -135,9 +195,10 @@ class DataOptions(Options):
     batch: Count = 16
     steps_per_epoch: Count = 200
     validation_images: Count = 128
-    #: Simulated images that the training of a scale network draws its spectra from, turned and mirrored anew every time.
+    #: Simulated images that networks draw from again and again, mirrored (and spectra turned) anew every time: those that read
+    #: scales, and patch autoencoders.
     pool: Count = 20_000
-    #: Folder that keeps those spectra for the next run; empty keeps none.
+    #: Folder that keeps those images or their spectra for the next run; empty keeps none.
     cache: str = ""
     #: Worker processes per rank that simulate: 0 simulates in the training process, -1 suits the machine.
     num_workers: Annotated[int, Field(ge=-1)] = -1

@@ -23,6 +23,8 @@ from pydantic import Field
 
 from spm_runtime.errors import ParameterError
 from spm_training.options import (
+    Ae1NetworkOptions,
+    Ae2NetworkOptions,
     AtomidNetworkOptions,
     AtomsNetworkOptions,
     CardOptions,
@@ -40,11 +42,14 @@ from spm_training.options import (
     ScheduleOptions,
     SimulatorOptions,
     StepOptions,
+    SurfaceOptions,
     TargetOptions,
     TrainingOptions,
 )
 
 __all__ = [
+    "Ae1NetworkOptions",
+    "Ae2NetworkOptions",
     "AtomidNetworkOptions",
     "AtomsNetworkOptions",
     "CosineOptions",
@@ -53,6 +58,7 @@ __all__ = [
     "Recipe",
     "ScaleNetworkOptions",
     "StepOptions",
+    "SurfaceOptions",
     "TargetOptions",
     "load_recipe",
     "read_recipe",
@@ -60,13 +66,17 @@ __all__ = [
     "to_toml",
 ]
 
+#: Pixels around a crop that a patch autoencoder with context sees: its MARGIN_PX, repeated here because torch takes seconds to
+#: import (a test compares them).
+CONTEXT_PX = 7
+
 
 class Recipe(Options):
     """Everything that decides a training, and what the exported package says of it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-    #: What the exported network does: finds atoms, or the scale of an image for a network that finds atoms.
-    task: Literal["atoms", "scale"]
+    #: What the exported network does: finds atoms, or the scale of an image for a network that finds atoms; or defects.
+    task: Literal["atoms", "scale", "defects"]
     title: str
     #: Where the data come from, for `spm-train list`.
     data_source: str
@@ -74,6 +84,7 @@ class Recipe(Options):
     cpu_gflops_measured: Positive
     network: NetworkOptions = AtomsNetworkOptions()
     simulator: SimulatorOptions = SimulatorOptions()
+    surfaces: SurfaceOptions = SurfaceOptions()
     target: TargetOptions = TargetOptions()
     loss: LossOptions = LossOptions()
     data: DataOptions = DataOptions()
@@ -89,6 +100,15 @@ class Recipe(Options):
         stride = self.network.stride
         if self.data.crop_px % stride:
             raise ValueError(f"data.crop_px {self.data.crop_px} is not a multiple of the network's stride {stride}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _crop_fits_the_surface(self) -> Recipe:
+        needed = self.data.crop_px + 2 * CONTEXT_PX
+        if self.network.kind == "ae1" and self.surfaces.image_px < needed:
+            raise ValueError(
+                f"surfaces.image_px {self.surfaces.image_px} is below {needed}: a crop of {self.data.crop_px} px and the context"
+            )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -12,11 +12,18 @@ from spm_training.recipe import Recipe
 from spm_training.tasks._task import Batch, Task, stacked
 from spm_training.tasks.atomid import AtomidTask
 from spm_training.tasks.atoms import AtomsTask
+from spm_training.tasks.patches import Ae1Task, Ae2Task
 from spm_training.tasks.scale import ScaleTask
 
 __all__ = ["Batch", "Task", "stacked", "task_of"]
 
-_TASKS: dict[str, type[Task[Any, Any]]] = {"atoms": AtomsTask, "atomid": AtomidTask, "scale": ScaleTask}
+_TASKS: dict[str, type[Task[Any, Any]]] = {
+    "atoms": AtomsTask,
+    "atomid": AtomidTask,
+    "scale": ScaleTask,
+    "ae1": Ae1Task,
+    "ae2": Ae2Task,
+}
 
 
 def task_of(recipe: Recipe) -> Task[Any, Any]:

@@ -1,0 +1,339 @@
+"""Training of the patch autoencoders on simulated surfaces: `spm_training.networks.ae1.Ae1` and `spm_training.networks.ae2.Ae2`.
+
+Source: UCL report, sections 2 (images scaled to [0, 1] one by one and split by image, windows of 32 × 32 side by
+side, Adam, mean squared error against the image itself) and 2.4 (patches whose centre lies on a defect, each scaled to [0, 1]).
+
+What decides is not the loss. A network that gives the image without its noise has a loss of the noise's variance, and one that
+copies the noise has a lower one. The simulator knows the image without noise, so the error against that is measured too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from joblib import Memory
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from spm_runtime.levelling import fit_plane
+from spm_training.data import Split, rng_for
+from spm_training.networks.ae1 import MARGIN_PX, SIDE_PX, Ae1
+from spm_training.networks.ae2 import Ae2
+from spm_training.networks.cae import scaled
+from spm_training.patch_graphs import DefectGraph, ImageEncoderGraph, WindowEncoderGraph
+from spm_training.recipe import Ae1NetworkOptions, Ae2NetworkOptions, Recipe
+from spm_training.simulate.surfaces import simulate_surface
+from spm_training.tasks._task import stacked
+
+__all__ = ["Ae1Task", "Ae2Task", "DefectPatches", "PatchBatch", "SurfaceCrops", "unit_range"]
+
+Floats = NDArray[np.floating]
+#: Farthest that the centre of a patch lies from that of a large defect, in pixels: the patch still holds its middle.
+_FARTHEST_PX = 12.0
+
+
+class PatchBatch(NamedTuple):
+    """A batch of samples.
+
+    Parameters
+    ----------
+    image
+        ``(B, 1, H + 2 margin, W + 2 margin)`` float32 with noise, in [0, 1]; the margin is the context of the network.
+    clean
+        ``(B, 1, H, W)`` float32 without noise and without context, on the same scale.
+    kind
+        ``(B,)`` int64 index into `spm_training.simulate.surfaces.DEFECT_CLASSES` of the defect that a patch was cut around; −1
+        for crops, which were cut anywhere.
+    """
+
+    image: Tensor
+    clean: Tensor
+    kind: Tensor
+
+    @property
+    def target(self) -> Tensor:
+        """``(B, 1, H, W)``: the image without its context."""
+        margin = (self.image.shape[-1] - self.clean.shape[-1]) // 2
+        return self.image[:, :, margin : margin + self.clean.shape[-2], margin : margin + self.clean.shape[-1]]
+
+    def to(self, device: torch.device) -> PatchBatch:
+        """The batch on a device, images in channels-last order."""
+        image = self.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return PatchBatch(image, *(tensor.to(device, non_blocking=True) for tensor in self[1:]))
+
+
+def unit_range(image: Floats, clip_percent: float) -> tuple[float, float]:
+    """Heights that become 0 and 1 when an image is scaled as a whole.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` levelled heights.
+    clip_percent
+        Per cent of the pixels beyond each end; 0 takes the extremes.
+
+    Returns
+    -------
+    Lower and upper end; 1 apart around the value of a constant image.
+    """
+    low, high = (float(value) for value in np.percentile(image, (clip_percent, 100.0 - clip_percent)))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+class _Surface(NamedTuple):
+    """A simulated image on the scale of its own range, unclipped, and the defects that can be found in it.
+
+    ``image`` and ``clean`` ``(H, W)`` float16, ``yx_px`` ``(N, 2)``, ``radius_px`` and ``kind`` ``(N,)``.
+    """
+
+    image: NDArray[np.float16]
+    clean: NDArray[np.float16]
+    yx_px: NDArray[np.float64]
+    radius_px: NDArray[np.float64]
+    kind: NDArray[np.int32]
+
+
+def _simulated(
+    seed: int,
+    split: int,
+    number: int,
+    image_px: int,
+    families: tuple[str, ...],
+    detectability: tuple[float, float],
+    defects: bool,
+    clip_percent: float,
+) -> _Surface:
+    """Draw, level and scale one image; takes a second, hence the cache."""
+    rng = rng_for(seed, Split(split), 0, number)
+    d_prime = float(np.exp(rng.uniform(*np.log(detectability))))
+    scene = simulate_surface(rng, shape=(image_px, image_px), families=families or None, noise=d_prime, defects=defects)
+    plane = fit_plane(scene.image)
+    low, high = unit_range(scene.image - plane, clip_percent)
+    image, clean = (
+        ((heights - plane - low) / (high - low)).astype(np.float16) for heights in (scene.image, scene.clean)
+    )
+    chosen = scene.required
+    found = scene.defects
+    return _Surface(image, clean, found.yx_px[chosen], found.radius_px[chosen], found.kind[chosen])
+
+
+class _Surfaces(Dataset[Any]):
+    """Simulated images by number, from the cache where there is one."""
+
+    def __init__(self, recipe: Recipe, split: Split) -> None:
+        self.recipe = recipe
+        self.split = split
+        self._cached = Memory(recipe.data.cache or None, verbose=0).cache(_simulated)
+
+    def number(self, epoch: int, index: int) -> int:
+        """Which image a sample is cut from: training goes round the pool, the other splits have an image per sample."""
+        data = self.recipe.data
+        if self.split is not Split.TRAIN:
+            return index
+        return (epoch * data.steps_per_epoch * data.batch + index) % data.pool
+
+    def surface(self, number: int) -> _Surface:
+        """One image of the split."""
+        options = self.recipe.surfaces
+        surface: _Surface = self._cached(
+            self.recipe.training.seed,
+            int(self.split),
+            number,
+            options.image_px,
+            options.families,
+            (options.detectability_min, options.detectability_max),
+            options.defects,
+            options.clip_percent,
+        )
+        return surface
+
+    def cut(
+        self, surface: _Surface, rng: np.random.Generator, place: tuple[int, int], side: int, margin: int
+    ) -> tuple[Tensor, Tensor]:
+        """Image with and clean image without its margin at a place, mirrored at random: ``(1, H, W)`` float32 each.
+
+        Mirrored, not turned: the lines of the scan stay horizontal, and the noise with them.
+        """
+        y, x = place
+        outer = np.s_[y - margin : y + side + margin, x - margin : x + side + margin]
+        pair = surface.image[outer], surface.clean[y : y + side, x : x + side]
+        for axis in (0, 1):
+            if rng.random() < 0.5:
+                pair = np.flip(pair[0], axis), np.flip(pair[1], axis)
+        image, clean = (torch.from_numpy(np.ascontiguousarray(one, np.float32))[None] for one in pair)
+        return image, clean
+
+
+class SurfaceCrops(_Surfaces):
+    """Crops of images by ``(epoch, index)``, cut anywhere and clipped to [0, 1], with or without context.
+
+    The crops of a recipe with context and of the same recipe without it show the same pixels.
+    """
+
+    def __init__(self, recipe: Recipe, split: Split, margin_px: int) -> None:
+        super().__init__(recipe, split)
+        self.margin_px = margin_px
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """One sample: image ``(1, H + 2 margin, W + 2 margin)``, clean ``(1, H, W)``, kind ``()``."""
+        epoch, index = key
+        rng = rng_for(self.recipe.training.seed, self.split, epoch + 1, index)
+        side, image_px = self.recipe.data.crop_px, self.recipe.surfaces.image_px
+        y, x = (int(start) for start in rng.integers(MARGIN_PX, image_px - side - MARGIN_PX + 1, size=2))
+        image, clean = self.cut(self.surface(self.number(epoch, index)), rng, (y, x), side, self.margin_px)
+        return image.clamp(0, 1), clean.clamp(0, 1), torch.tensor(-1)
+
+
+class DefectPatches(_Surfaces):
+    """Patches of 32 × 32 around defects by ``(epoch, index)``, each scaled to [0, 1] by its own extremes.
+
+    The centre of a patch lies anywhere on its defect, as those of the pipeline's windows do. Where the mask of the first stage
+    holds something else, no patch of it is seen here.
+    """
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """One sample: image and clean image ``(1, 32, 32)``, kind ``()``."""
+        epoch, index = key
+        rng = rng_for(self.recipe.training.seed, self.split, epoch + 1, index)
+        surface = self._with_defects(self.number(epoch, index))
+        chosen = int(rng.integers(len(surface.kind)))
+        away = min(float(surface.radius_px[chosen]), _FARTHEST_PX) * np.sqrt(rng.random())
+        angle = rng.uniform(0, 2 * np.pi)
+        centre = surface.yx_px[chosen] + away * np.array([np.sin(angle), np.cos(angle)])
+        last = self.recipe.surfaces.image_px - SIDE_PX
+        y, x = (int(start) for start in np.clip(np.round(centre - SIDE_PX / 2), 0, last))
+        image, clean = self.cut(surface, rng, (y, x), SIDE_PX, 0)
+        way = scaled(image[None], 0.0, 1.0)
+        return way.image[0], ((clean - way.offset) / way.gain)[0], torch.tensor(int(surface.kind[chosen]))
+
+    def _with_defects(self, number: int) -> _Surface:
+        """The image, or one further on that has a defect to be found."""
+        step = max(self.recipe.data.pool, self.recipe.data.validation_images)
+        return next(found for n in itertools.count(number, step) if len((found := self.surface(n)).kind))
+
+
+class _Autoencoding:
+    """What both tasks share: the loss, and how an image is judged that was learned from itself."""
+
+    sum_names = ("images", "loss", "clean", "noise")
+    shown = ("clean_psnr_db", "clean_over_noise")
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def collate(self, samples: Sequence[tuple[Tensor, ...]]) -> PatchBatch:
+        """A batch from samples."""
+        return PatchBatch(*stacked(samples))
+
+    def inputs(self, batch: PatchBatch) -> Tensor:
+        """The images with their context."""
+        return batch.image
+
+    def loss(self, output: Tensor, batch: PatchBatch) -> dict[str, Tensor]:
+        """``loss``: the mean squared error against the image itself, noise included."""
+        return {"loss": functional.mse_loss(output, batch.target)}
+
+    def validation_sums(self, output: Tensor, batch: PatchBatch) -> list[float]:
+        """Sums over the images, in the order of `sum_names`."""
+        images = float(len(batch.image))
+        pairs = ((output, batch.target), (output, batch.clean), (batch.target, batch.clean))
+        return [images, *(float(functional.mse_loss(*pair)) * images for pair in pairs)]
+
+    def validation_metrics(self, sums: list[float]) -> dict[str, float]:
+        """Figures of merit.
+
+        ``clean_mse`` is the error against the image without noise, ``noise_mse`` the noise itself, ``excess_mse`` what the loss
+        has beyond the noise, ``clean_psnr_db`` the first as a peak signal-to-noise ratio for a range of 1, ``clean_over_noise``
+        its share of the second: below 1 the answer is nearer to the truth than the image was.
+        """
+        images, loss, clean, noise = sums
+        return {
+            "loss": loss / images,
+            "clean_mse": clean / images,
+            "noise_mse": noise / images,
+            "excess_mse": (loss - noise) / images,
+            "clean_psnr_db": float(-10 * np.log10(clean / images)),
+            "clean_over_noise": clean / noise,
+        }
+
+    def pictures(self, output: Tensor, batch: PatchBatch) -> dict[str, NDArray[np.float32]]:
+        """Image, answer and clean image side by side."""
+        maps = [one[:4, 0].float().cpu().numpy() for one in (batch.target, output, batch.clean)]
+        rows = [np.concatenate(row, axis=1) for row in zip(*maps, strict=True)]
+        return {"image_answer_clean": np.clip(np.concatenate(rows), 0, 1).astype(np.float32)}
+
+
+class Ae1Task(_Autoencoding):
+    """Crops of surfaces through `Ae1`, with context or as printed.
+
+    Parameters
+    ----------
+    recipe
+        The resolved recipe.
+    """
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One crop with its context."""
+        side = self.recipe.data.crop_px + 2 * self._margin_px
+        return 1, side, side
+
+    @property
+    def _options(self) -> Ae1NetworkOptions:
+        options = self.recipe.network
+        if not isinstance(options, Ae1NetworkOptions):
+            raise TypeError(f"network options of kind {options.kind!r} for the task of 'ae1'")
+        return options
+
+    @property
+    def _margin_px(self) -> int:
+        return MARGIN_PX if self._options.context else 0
+
+    def build_network(self) -> Ae1:
+        """The network with fresh weights from torch's global generator."""
+        options = self._options
+        return Ae1(options.latent, context=options.context, dropout=options.dropout)
+
+    def graph(self, network: Ae1) -> ImageEncoderGraph | WindowEncoderGraph:
+        """The encoder as it is exported, without clusters; `spm_training.patch_graphs` has the other graphs."""
+        return ImageEncoderGraph(network) if network.context else WindowEncoderGraph(network)
+
+    def dataset(self, split: Split) -> SurfaceCrops:
+        """Samples of a split."""
+        return SurfaceCrops(self.recipe, split, self._margin_px)
+
+
+class Ae2Task(_Autoencoding):
+    """Patches around defects through `Ae2`.
+
+    Parameters
+    ----------
+    recipe
+        The resolved recipe; ``data.crop_px`` has no say.
+    """
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One patch."""
+        return 1, SIDE_PX, SIDE_PX
+
+    def build_network(self) -> Ae2:
+        """The network with fresh weights from torch's global generator."""
+        options = self.recipe.network
+        if not isinstance(options, Ae2NetworkOptions):
+            raise TypeError(f"network options of kind {options.kind!r} for the task of 'ae2'")
+        return Ae2(options.latent, hidden=options.hidden, dropout=options.dropout)
+
+    def graph(self, network: Ae2) -> DefectGraph:
+        """The encoder as it is exported, without classes."""
+        return DefectGraph(network)
+
+    def dataset(self, split: Split) -> DefectPatches:
+        """Samples of a split."""
+        return DefectPatches(self.recipe, split)
