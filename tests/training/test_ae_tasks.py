@@ -150,9 +150,24 @@ def test_pca_finds_the_components_that_are_there():
     assert scores[40].mse < scores[3].mse
 
 
+def test_a_network_is_judged_at_white_noise_of_a_stated_strength(tiny):
+    recipe = tiny("data.crop_px=64", name="ae1")
+    (batch,) = batches_of(recipe, Split.EVALUATION, 4, white_noise=0.05)
+    (quiet,) = batches_of(recipe, Split.EVALUATION, 4, white_noise=0.0)
+    assert batch.image.shape == (4, 1, 78, 78)
+    assert torch.equal(quiet.target, quiet.clean)
+    assert torch.equal(batch.clean, quiet.clean)
+    noise = (batch.target - batch.clean).numpy()
+    assert noise.std() == pytest.approx(0.05, rel=0.03)
+    assert abs(noise.mean()) < 3e-3
+    assert abs(np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]) < 0.03
+    with pytest.raises(ParameterError, match="expected 'ae1'"):
+        batches_of(tiny(name="ae2"), Split.EVALUATION, 1)
+
+
 def test_a_network_is_scored_on_batches_of_its_task(tiny):
     recipe = tiny(name="ae1")
-    batches = batches_of(recipe, Split.EVALUATION, 3)
+    batches = batches_of(recipe, Split.EVALUATION, 3, white_noise=None)
     assert sum(len(batch.image) for batch in batches) == 3
     score = score_network(task_of(recipe).build_network(), batches)
     assert score.mse > 0

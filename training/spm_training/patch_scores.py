@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import nn
 
+from spm_runtime.errors import ParameterError
 from spm_training.data import Split
 from spm_training.networks.ae1 import windows_of
 from spm_training.recipe import Recipe
 from spm_training.tasks import task_of
-from spm_training.tasks.patches import PatchBatch
+from spm_training.tasks.patches import Ae1Task, PatchBatch
 
-__all__ = ["ReconstructionScore", "batches_of", "markdown", "score_network", "score_pca"]
+__all__ = ["STATED_NOISE", "ReconstructionScore", "batches_of", "markdown", "score_network", "score_pca"]
 
+#: Standard deviation of the white noise at which networks are judged, in units of an image's range: alone an MSE of 9e-4.
+STATED_NOISE = 0.03
 #: Samples that are made and held as one batch.
 _BATCH = 16
 
@@ -57,20 +60,34 @@ class ReconstructionScore:
         return self.clean_mse / self.noise_mse
 
 
-def batches_of(recipe: Recipe, split: Split, samples: int) -> list[PatchBatch]:
+def batches_of(
+    recipe: Recipe, split: Split, samples: int, *, white_noise: float | None = STATED_NOISE
+) -> list[PatchBatch]:
     """The first samples of a split as batches.
 
     Parameters
     ----------
     recipe
-        Recipe of a patch autoencoder.
+        Recipe of `spm_training.networks.ae1.Ae1`.
     split
         Which images.
     samples
-        How many crops (of `Ae1`) or patches (of `Ae2`).
+        How many crops.
+    white_noise
+        Standard deviation of white noise on clean images, in units of their range; None for the noise of the simulated
+        microscope, of which line offsets and drift are a part that within a window nothing can tell from the surface.
+
+    Raises
+    ------
+    ParameterError
+        If the recipe trains another network.
     """
     task = task_of(recipe)
-    dataset = task.dataset(split)
+    if not isinstance(task, Ae1Task):
+        raise ParameterError(
+            f"recipe {recipe.name}: trains the network {recipe.network.kind!r}; expected 'ae1'. Name another."
+        )
+    dataset = task.dataset(split, white_noise=white_noise)
     return [
         task.collate([dataset[0, index] for index in range(first, min(first + _BATCH, samples))])
         for first in range(0, samples, _BATCH)

@@ -113,6 +113,7 @@ def _simulated(
     rng = rng_for(seed, Split(split), 0, number)
     d_prime = float(np.exp(rng.uniform(*np.log(detectability))))
     scene = simulate_surface(rng, shape=(image_px, image_px), families=families or None, noise=d_prime, defects=defects)
+    # The levelling stands here and not in a function of its own: the cache notices a change of this body alone.
     plane = fit_plane(scene.image)
     low, high = unit_range(scene.image - plane, clip_percent)
     image, clean = (
@@ -174,11 +175,24 @@ class SurfaceCrops(_Surfaces):
     """Crops of images by ``(epoch, index)``, cut anywhere and clipped to [0, 1], with or without context.
 
     The crops of a recipe with context and of the same recipe without it show the same pixels.
+
+    Parameters
+    ----------
+    recipe
+        The resolved recipe.
+    split
+        Which images.
+    margin_px
+        Context around a crop.
+    white_noise
+        None keeps the noise of the simulated microscope. A number gives the clean image with white noise of this standard
+        deviation instead, in units of the image's range and not clipped: a network is judged at a stated noise.
     """
 
-    def __init__(self, recipe: Recipe, split: Split, margin_px: int) -> None:
+    def __init__(self, recipe: Recipe, split: Split, margin_px: int, *, white_noise: float | None = None) -> None:
         super().__init__(recipe, split)
         self.margin_px = margin_px
+        self.white_noise = white_noise
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """One sample: image ``(1, H + 2 margin, W + 2 margin)``, clean ``(1, H, W)``, kind ``()``."""
@@ -186,8 +200,14 @@ class SurfaceCrops(_Surfaces):
         rng = rng_for(self.recipe.training.seed, self.split, epoch + 1, index)
         side, image_px = self.recipe.data.crop_px, self.recipe.surfaces.image_px
         y, x = (int(start) for start in rng.integers(MARGIN_PX, image_px - side - MARGIN_PX + 1, size=2))
-        image, clean = self.cut(self.surface(self.number(epoch, index)), rng, (y, x), side, self.margin_px)
-        return image.clamp(0, 1), clean.clamp(0, 1), torch.tensor(-1)
+        surface = self.surface(self.number(epoch, index))
+        if self.white_noise is not None:
+            # The clean image is needed with its margin: it stands in for the image, and the noise comes last.
+            surface = surface._replace(image=surface.clean)
+        image, clean = (one.clamp(0, 1) for one in self.cut(surface, rng, (y, x), side, self.margin_px))
+        if self.white_noise is not None:
+            image += self.white_noise * torch.from_numpy(rng.standard_normal(tuple(image.shape), np.float32))
+        return image, clean, torch.tensor(-1)
 
 
 class DefectPatches(_Surfaces):
@@ -251,6 +271,9 @@ class _Autoencoding:
         ``clean_mse`` is the error against the image without noise, ``noise_mse`` the noise itself, ``excess_mse`` what the loss
         has beyond the noise, ``clean_psnr_db`` the first as a peak signal-to-noise ratio for a range of 1, ``clean_over_noise``
         its share of the second: below 1 the answer is nearer to the truth than the image was.
+
+        The noise is all that the microscope adds, line offsets and drift too, which within a window nothing can tell from the
+        surface: `spm_training.patch_scores` judges at white noise of a stated strength.
         """
         images, loss, clean, noise = sums
         return {
@@ -304,9 +327,9 @@ class Ae1Task(_Autoencoding):
         """The encoder as it is exported, without clusters; `spm_training.patch_graphs` has the other graphs."""
         return ImageEncoderGraph(network) if network.context else WindowEncoderGraph(network)
 
-    def dataset(self, split: Split) -> SurfaceCrops:
-        """Samples of a split."""
-        return SurfaceCrops(self.recipe, split, self._margin_px)
+    def dataset(self, split: Split, *, white_noise: float | None = None) -> SurfaceCrops:
+        """Samples of a split, with the microscope's noise or with white noise of a stated strength."""
+        return SurfaceCrops(self.recipe, split, self._margin_px, white_noise=white_noise)
 
 
 class Ae2Task(_Autoencoding):
