@@ -262,4 +262,4 @@ def test_workers_of_a_killed_watch_end_too(tmp_path, save_scan):
     finally:
         watch.kill()
         watch.wait()
-    wait_for(lambda: not any(child.is_running() for child in children), 20)
+    wait_for(lambda: not any(child.is_running() for child in children))
