@@ -1,0 +1,97 @@
+"""Small regions that are no terraces: what stands on a terrace, or is missing from it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from spm_runtime.terraces._regions import renumbered
+
+__all__ = ["LARGEST_ADSORBATE_NM2", "SMALLEST_ISLAND_NM2", "without_adsorbates"]
+
+#: A region smaller than this is never called a terrace; one larger than that always is.
+SMALLEST_ISLAND_NM2, LARGEST_ADSORBATE_NM2 = 12.0, 60.0
+
+#: Of an image of a few nanometres this share is enough for a terrace.
+SMALLEST_SHARE = 0.08
+
+#: Between the two sizes a region is an island where its middle is level with its rim within this share of its height:
+#: clusters, as a tip images them, are domes, and some molecules rings.
+DOME = 0.25
+
+#: What the frame cuts is the corner of a terrace more often than a cluster: it may be so much of a dome where it is not small.
+DOME_CUT, CUT_AREAS = 0.6, 1.5
+
+
+def without_adsorbates(
+    labels: NDArray[np.int32], soft: NDArray[np.float32], *, width_px: float, pixel_size_nm: float
+) -> NDArray[np.int32]:
+    """Give small regions that are no islands to the region around them, the smallest first.
+
+    Parameters
+    ----------
+    labels
+        ``(H, W)`` int32 from 0 on.
+    soft
+        ``(H, W)`` float32 heights smoothed over `width_px`.
+    width_px
+        Width of the filter that found the edges: nearer to an edge heights are a mixture of both sides.
+    pixel_size_nm
+        Side of a pixel.
+    """
+    labels = labels.copy()
+    boxes = list(ndimage.find_objects(labels + 1))
+    area = np.bincount(labels.ravel()).astype(np.float64)
+    largest = LARGEST_ADSORBATE_NM2 / pixel_size_nm**2
+    smallest = min(SMALLEST_ISLAND_NM2 / pixel_size_nm**2, SMALLEST_SHARE * labels.size)
+    waiting = set(np.flatnonzero(area <= largest).tolist())
+    while waiting:
+        least = min(waiting, key=lambda number: area[number])
+        waiting.discard(least)
+        box = _grown(boxes[least], round(4 * width_px) + 2, labels.shape)
+        inside = labels[box] == least
+        cut = area[least] >= CUT_AREAS * smallest and _touches_frame(boxes[least], labels.shape)
+        dome = DOME_CUT if cut else DOME
+        if inside.all() or (area[least] >= smallest and _is_island(inside, soft[box], width_px, dome)):
+            continue
+        ring = ndimage.binary_dilation(inside) & ~inside
+        other = int(np.bincount(labels[box][ring]).argmax())
+        labels[box][inside] = other
+        area[other] += area[least]
+        boxes[other] = _union(boxes[least], boxes[other])
+        if area[other] > largest:
+            waiting.discard(other)
+    return renumbered(labels)
+
+
+def _is_island(inside: NDArray[np.bool_], soft: NDArray[np.float32], width_px: float, dome: float) -> bool:
+    """Whether a region is wide enough and flat enough for a terrace."""
+    rim = 1.5 * width_px
+    # The frame is no edge: an island that it cuts goes on beyond.
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1, mode="edge"))[1:-1, 1:-1] * inside
+    deepest = float(depth.max())
+    if deepest < 2 * rim:
+        return False
+    away = ndimage.distance_transform_edt(~inside)
+    around = (away > rim) & (away < rim + width_px)
+    if not around.any():
+        return False
+    shoulder = float(np.median(soft[(depth >= rim) & (depth <= 1.5 * rim)]))
+    middle = float(np.median(soft[depth >= max(1.5 * rim, 0.75 * deepest)]))
+    rise = shoulder - float(np.median(soft[around]))
+    return abs(middle - shoulder) < dome * abs(rise)
+
+
+def _touches_frame(box: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
+    return any(side.start == 0 or side.stop == size for side, size in zip(box, shape, strict=True))
+
+
+def _grown(box: tuple[slice, ...], by: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(
+        slice(max(side.start - by, 0), min(side.stop + by, size)) for side, size in zip(box, shape, strict=True)
+    )
+
+
+def _union(one: tuple[slice, ...], other: tuple[slice, ...]) -> tuple[slice, ...]:
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,223 @@
+"""Find the steps of a surface and level it terrace by terrace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from spm_runtime.errors import ParameterError
+from spm_runtime.terraces._adsorbates import without_adsorbates
+from spm_runtime.terraces._edges import StepResponse, respond, without_scars
+from spm_runtime.terraces._regions import basins, borders, join, merge, renumbered
+from spm_runtime.terraces._rows import BIWEIGHT_STD, SAMPLES, first_levelling, fit_surface
+
+__all__ = ["LEAST_STEP_NM", "Terraces", "find_terraces"]
+
+#: The mean rise along a border that makes it a step: half of the lowest common one, 0.136 nm of Si(001), because the filter sees
+#: less than the whole height where edges bend or lie close together.
+LEAST_STEP_NM = 0.065
+
+#: σ of the edge filter across the edge: wider than an atom, narrower than a terrace.
+WIDTH_NM = 0.35
+NARROWEST_PX, WIDEST_PX = 1.5, 16.0
+
+#: Size of a pixel where the file does not say: that of an image of 256 pixels that shows atoms on 20 nm.
+ASSUMED_PIXEL_NM = 0.08
+
+#: Part of a border that rises less than this share of a step is none; a border of which more than that is none ends in the middle
+#: of a terrace, as at a screw dislocation.
+WEAK, OPEN = 0.6, 0.3
+
+#: A piece of a step that is shorter than this, in nm and in pixels, is not reported.
+SHORTEST_NM, SHORTEST_PX = 1.5, 8.0
+
+#: Smaller terraces than this are levelled by their height alone.
+PLANE_PX = 600
+
+#: Images smaller than this are taken for one terrace.
+SMALLEST_PX = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Terraces:
+    """A surface taken apart.
+
+    Parameters
+    ----------
+    levelled
+        ``(H, W)`` float32 nm: heights without line offsets, tilt, bow and the height of each terrace; NaN where missing.
+    steps
+        ``(H, W)`` bool: pixels on either side of an edge, two wide in all.
+    terrace
+        ``(H, W)`` int32: 0 for the largest terrace, then by falling area; −1 where the scan is missing.
+    height_nm
+        ``(K,)`` float64 height of each terrace above the lowest.
+    width_px
+        Gaussian σ of the filter that found the edges: steps that lie closer than about two of them are seen as one.
+    """
+
+    levelled: NDArray[np.float32]
+    steps: NDArray[np.bool_]
+    terrace: NDArray[np.int32]
+    height_nm: NDArray[np.float64]
+    width_px: float
+
+
+def find_terraces(
+    heights_nm: NDArray[np.float32], pixel_size_nm: float | None, *, least_step_nm: float = LEAST_STEP_NM
+) -> Terraces:
+    """Find steps and terraces in a constant-current or topographic image.
+
+    Parameters
+    ----------
+    heights_nm
+        ``(H, W)`` float32 heights in nm, as measured; NaN where missing.
+    pixel_size_nm
+        Side of a pixel; None where it is not known (0.08 nm is then assumed).
+    least_step_nm
+        Lowest mean rise along an edge that counts as a step.
+
+    Returns
+    -------
+    Terraces
+
+    Raises
+    ------
+    ParameterError
+        If the image is not two-dimensional, or a size is not positive.
+
+    Notes
+    -----
+    A line that steps over its whole length parallel to the fast axis cannot be told from a jump of the tip and is taken for one.
+    Islands smaller than about 12 nm² are taken for adsorbates.
+    """
+    if heights_nm.ndim != 2:
+        raise ParameterError(f"image of shape {heights_nm.shape}: expected (H, W).")
+    pixel = ASSUMED_PIXEL_NM if pixel_size_nm is None else float(pixel_size_nm)
+    for name, value in (("pixel_size_nm", pixel), ("least_step_nm", least_step_nm)):
+        if not (np.isfinite(value) and value > 0):
+            raise ParameterError(f"{name} {value:g}: expected a positive number of nanometres.")
+    there = np.isfinite(heights_nm)
+    width_px = float(np.clip(WIDTH_NM / pixel, NARROWEST_PX, WIDEST_PX))
+    if min(heights_nm.shape) < SMALLEST_PX or there.sum() < SMALLEST_PX**2:
+        middle = np.median(heights_nm[there]) if there.any() else 0.0
+        flat = (heights_nm - middle).astype(np.float32)
+        return Terraces(flat, np.zeros(there.shape, bool), there.astype(np.int32) - 1, np.zeros(1), width_px)
+    heights = heights_nm.astype(np.float64) - float(np.median(heights_nm[there]))
+    # Rows are aligned better once the terraces are known, and terraces are found better in aligned rows.
+    level = first_levelling(heights, pixel)
+    labels, steps = _divide(level, there, width_px, pixel, least_step_nm)
+    level -= fit_surface(level, labels, _beside(steps, there, width_px)).background
+    labels, steps = _divide(level, there, width_px, pixel, least_step_nm)
+    fit = fit_surface(level, labels, _beside(steps, there, width_px))
+    labels, steps = _without_equals(labels, steps, fit.terrace, WEAK * least_step_nm)
+    order = np.argsort(-np.bincount(labels[there], minlength=int(labels.max()) + 1), kind="stable")
+    labels = np.argsort(order)[labels].astype(np.int32)
+    beside = _beside(steps, there, width_px)
+    fit = fit_surface(level, labels, beside)
+    levelled = _level_planes(level - fit.background - fit.terrace[labels], labels, beside)
+    return Terraces(
+        levelled.astype(np.float32), steps & there, np.where(there, labels, np.int32(-1)),
+        fit.terrace - fit.terrace.min(), width_px,
+    )  # fmt: skip
+
+
+def _divide(
+    level: NDArray[np.float64], there: NDArray[np.bool_], width_px: float, pixel: float, least_nm: float
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Terraces as labels from 0 on, and the pixels at their edges."""
+    filled = level
+    if not there.all():
+        nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
+        filled = level[tuple(nearest)]
+    image = without_scars(filled.astype(np.float32))
+    response = respond(image, width_px=width_px)
+    parts = basins(response)
+    labels = merge(parts, borders(parts, response), least=least_nm)
+    soft = ndimage.gaussian_filter(image, width_px)
+    labels = without_adsorbates(labels, soft, width_px=width_px, pixel_size_nm=pixel)
+    labels, steps = _true_edges(labels, response, least_nm)
+    return labels, _long_enough(steps, pixel)
+
+
+def _true_edges(
+    labels: NDArray[np.int32], response: StepResponse, least_nm: float
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Edge pixels where the surface does rise; terraces that are one around the end of an edge are joined."""
+    edges = borders(labels, response)
+    steps = np.zeros(labels.shape, bool)
+    if not len(edges.pair):
+        return labels, steps
+    strength = ndimage.maximum_filter(response.strength, 3).ravel()[edges.place].max(axis=1)
+    weak = strength < WEAK * least_nm
+    steps.ravel()[edges.place[~weak]] = True
+    share = np.bincount(edges.owner, weak, minlength=len(edges.pair)) / np.bincount(edges.owner)
+    return join(labels, edges.pair[share > OPEN]), steps
+
+
+def _without_equals(
+    labels: NDArray[np.int32], steps: NDArray[np.bool_], height: NDArray[np.float64], least_nm: float
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Join neighbours that are on the same level as a whole: the valley between them was part of the corrugation."""
+    pairs = np.concatenate([np.stack([one.ravel(), other.ravel()], axis=1) for one, other in _neighbours(labels)])
+    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
+    pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & (np.abs(height[pairs[:, 0]] - height[pairs[:, 1]]) < least_nm)]
+    joined = join(labels, pairs.astype(np.int64))
+    kept = steps & ~(_outline(labels) & ~_outline(joined))
+    return joined, kept
+
+
+def _neighbours(labels: NDArray[np.int32]) -> tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]:
+    return (labels[:-1], labels[1:]), (labels[:, :-1], labels[:, 1:])
+
+
+def _outline(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels with a neighbour of another label."""
+    out = np.zeros(labels.shape, bool)
+    for axis, (one, other) in enumerate(_neighbours(labels)):
+        apart = one != other
+        out[(slice(None),) * axis + (slice(None, -1),)] |= apart
+        out[(slice(None),) * axis + (slice(1, None),)] |= apart
+    return out
+
+
+def _long_enough(steps: NDArray[np.bool_], pixel: float) -> NDArray[np.bool_]:
+    """Without the pieces that are too short for a step; an edge is two pixels wide."""
+    pieces, count = ndimage.label(steps, np.ones((3, 3)))
+    length = np.bincount(pieces.ravel(), minlength=count + 1) / 2
+    keep = length >= max(SHORTEST_PX, SHORTEST_NM / pixel)
+    keep[0] = False
+    return np.asarray(keep[pieces])
+
+
+def _beside(steps: NDArray[np.bool_], there: NDArray[np.bool_], width_px: float) -> NDArray[np.bool_]:
+    """Pixels away from edges, where a height is that of one terrace; all where hardly any would be left."""
+    if not steps.any():
+        return there
+    away = there & (ndimage.distance_transform_edt(~steps) > 1.5 * width_px)
+    return away if away.sum() > 0.2 * there.sum() else there
+
+
+def _level_planes(rest: NDArray[np.float64], labels: NDArray[np.int32], use: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Subtract from each terrace that is large enough the plane that most of its pixels lie in."""
+    out = rest.copy()
+    for number, box in enumerate(ndimage.find_objects(renumbered(labels) + 1)):
+        inside = labels[box] == number
+        y, x = np.nonzero(inside & use[box] & np.isfinite(rest[box]))
+        if len(y) < PLANE_PX:
+            continue
+        chosen = np.s_[:: max(1, len(y) // SAMPLES)]
+        design = np.stack([y[chosen], x[chosen], np.ones(len(y[chosen]))], axis=1).astype(np.float64)
+        values = rest[box][y[chosen], x[chosen]]
+        plane = np.array([0.0, 0.0, np.median(values)])
+        for _ in range(4):
+            off = values - design @ plane
+            spread = max(1.4826 * float(np.median(np.abs(off))), 1e-12)
+            weight = np.clip(1 - (off / (BIWEIGHT_STD * spread)) ** 2, 0.0, None)
+            plane = np.linalg.lstsq(design * weight[:, None], values * weight, rcond=None)[0]
+        rows, columns = np.nonzero(inside)
+        out[box][rows, columns] -= plane[0] * rows + plane[1] * columns + plane[2]
+    return out

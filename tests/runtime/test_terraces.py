@@ -1,0 +1,153 @@
+"""Steps and terraces on surfaces that are known, simulated and real."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import spm_runtime as spm
+from spm_runtime.errors import ParameterError
+from spm_runtime.terraces import find_terraces
+
+PIXEL = 0.1
+
+
+def surface(rng, levels, *, step=0.136, noise=0.03, offsets=0.02, corrugation=0.03):
+    """Terraces with tilt, bow, a lattice of 0.4 nm, line offsets and noise, in nm."""
+    height, width = levels.shape
+    y, x = np.mgrid[:height, :width]
+    image = step * ndimage.gaussian_filter(levels.astype(float), 1.0)
+    image += 0.004 * x - 0.006 * y + 0.1 * (x / width - 0.5) ** 2
+    image += corrugation * np.cos(2 * np.pi * x * PIXEL / 0.4) * np.cos(2 * np.pi * y * PIXEL / 0.4)
+    image += rng.normal(0, offsets, (height, 1)) + rng.normal(0, noise, levels.shape)
+    return image.astype(np.float32)
+
+
+def staircase(shape, slant=0.4, width=70):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return ((x + slant * y) // width).astype(int)
+
+
+def truth_of(levels):
+    edges = np.zeros(levels.shape, bool)
+    edges[:, 1:] |= levels[:, 1:] != levels[:, :-1]
+    edges[1:] |= levels[1:] != levels[:-1]
+    return edges
+
+
+def test_monatomic_steps_of_silicon_are_found_to_the_pixel_and_levelled_away(rng):
+    levels = staircase((160, 180))
+    found = find_terraces(surface(rng, levels), PIXEL)
+    truth = truth_of(levels)
+    far = ndimage.distance_transform_edt(~found.steps)
+    assert (far[truth] <= 5).mean() > 0.95
+    assert (ndimage.distance_transform_edt(~truth)[found.steps] <= 4).mean() > 0.97
+    assert len(found.height_nm) == levels.max() + 1
+    np.testing.assert_allclose(np.sort(found.height_nm), 0.136 * np.arange(levels.max() + 1), atol=0.03)
+    inner = ndimage.distance_transform_edt(~truth) > 8
+    assert found.levelled[inner].std() < 1.3 * np.hypot(0.03, 0.015)
+    for label in range(len(found.height_nm)):
+        here = inner & (found.terrace == label)
+        if here.sum() > 600:
+            assert abs(np.median(found.levelled[here])) < 0.006
+
+
+def test_a_surface_without_steps_has_none(rng):
+    levels = np.zeros((150, 150), int)
+    image = surface(rng, levels, corrugation=0.1)
+    y, x = np.mgrid[:150, :150]
+    for at_y, at_x, height, size in ((40, 50, 0.6, 8), (100, 30, -0.15, 3), (90, 110, 0.3, 5)):
+        image += height * np.exp(-((y - at_y) ** 2 + (x - at_x) ** 2) / (2 * size**2)).astype(np.float32)
+    image[70, 20:120] += 0.4  # a scar
+    found = find_terraces(image, PIXEL)
+    assert not found.steps.any()
+    assert len(found.height_nm) == 1
+    assert (found.terrace == 0).all()
+    assert found.levelled[40, 50] > 0.4  # what stands on the terrace is still there
+    assert found.levelled[100, 30] < -0.1
+
+
+def test_an_island_is_a_terrace(rng):
+    y, x = np.mgrid[:180, :180]
+    levels = (np.hypot(y - 90, x - 80) < 45).astype(int)
+    found = find_terraces(surface(rng, levels, step=0.24), PIXEL)
+    assert len(found.height_nm) == 2
+    assert np.ptp(found.height_nm) == pytest.approx(0.24, abs=0.02)
+    assert (found.terrace == found.terrace[90, 80])[levels == 1].mean() > 0.95
+    assert found.terrace[0, 0] == 0  # the larger one
+
+
+def test_a_step_that_ends_is_an_edge_within_one_terrace(rng):
+    """A screw dislocation. What its smooth ramp leaves after the alignment of rows is not looked at."""
+    y, x = np.mgrid[:160, :160] - 80.3
+    turned = np.cos(0.7) * x + np.sin(0.7) * y, -np.sin(0.7) * x + np.cos(0.7) * y
+    height = 0.24 * np.arctan2(turned[1], turned[0]) / (2 * np.pi)
+    found = find_terraces((height + rng.normal(0, 0.01, height.shape)).astype(np.float32), PIXEL)
+    near_cut = (np.abs(turned[1]) < 1) & (turned[0] < -20)
+    assert (ndimage.distance_transform_edt(~found.steps)[near_cut] <= 3).mean() > 0.9
+
+
+def test_missing_rows_stay_missing(rng):
+    image = surface(rng, staircase((160, 180)))
+    image[120:] = np.nan
+    found = find_terraces(image, PIXEL)
+    assert np.isnan(found.levelled[120:]).all()
+    assert np.isfinite(found.levelled[:120]).all()
+    assert (found.terrace[120:] == -1).all()
+    assert not found.steps[120:].any()
+    assert found.steps[:120].any()
+    nothing = find_terraces(np.full((40, 40), np.nan, np.float32), PIXEL)
+    assert not nothing.steps.any()
+    tiny = find_terraces(np.ones((3, 5), np.float32), PIXEL)
+    assert (tiny.levelled == 0).all()
+    flat = find_terraces(np.ones((64, 64), np.float32), PIXEL)
+    assert len(flat.height_nm) == 1
+    assert not flat.steps.any()
+
+
+def test_the_input_is_not_changed_and_an_offset_changes_nothing(rng):
+    image = surface(rng, staircase((120, 120)))
+    before = image.copy()
+    found = find_terraces(image, PIXEL)
+    np.testing.assert_array_equal(image, before)
+    lifted = find_terraces(image + np.float32(2), PIXEL)
+    assert (lifted.steps ^ found.steps).mean() < 0.002
+
+
+@pytest.mark.parametrize("family", ["si001-2x1-h", "si111-7x7", "cu111", "nacl"])
+def test_simulated_scans(family):
+    surfaces = pytest.importorskip("spm_training.simulate.surfaces")
+    near, all_steps, wrong = 0, 0, 0
+    for number in range(3):
+        rng = np.random.default_rng([7, number])
+        scene = surfaces.simulate_surface(rng, shape=(192, 192), families=[family], noise="medium", pixel_size_nm=0.15)
+        found = find_terraces(scene.image, scene.pixel_size_nm)
+        near += (ndimage.distance_transform_edt(~found.steps)[scene.steps] <= 10).sum() if found.steps.any() else 0
+        all_steps += scene.steps.sum()
+        away = ndimage.distance_transform_edt(~scene.steps) > 10 if scene.steps.any() else np.ones((192, 192), bool)
+        wrong += (found.steps & away).sum()
+    assert near >= 0.8 * all_steps
+    assert wrong <= 0.05 * all_steps + 20
+
+
+def test_real_scans(real_data):
+    """Cu(111) and Si(111): the heights of the terraces are those of the crystals."""
+    scan = spm.open(real_data / "stm" / "probeflow_createc_terrace.dat")
+    found = find_terraces(scan.image * np.float32(1e9), scan.pixel_size_nm[0])
+    large = found.height_nm[np.bincount(found.terrace.ravel()) > 2000]
+    assert len(large) >= 6
+    np.testing.assert_allclose(np.diff(np.sort(large)), 0.196, atol=0.01)
+    scan = spm.open(real_data / "stm" / "spiepy_image_with_defects.dat")
+    assert not find_terraces(scan.image * np.float32(1e9), None).steps.any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: find_terraces(np.zeros((3, 40, 40), np.float32), PIXEL), "expected .H, W."),
+        (lambda: find_terraces(np.zeros((40, 40), np.float32), -1.0), "pixel_size_nm"),
+        (lambda: find_terraces(np.zeros((40, 40), np.float32), PIXEL, least_step_nm=0.0), "least_step_nm"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ParameterError, match=message):
+        call()
