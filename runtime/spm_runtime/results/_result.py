@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spm_runtime.scan import Scan
 
-__all__ = ["Atoms", "Map", "ModelReference", "Result", "Task"]
+__all__ = ["Atoms", "Defects", "Map", "ModelReference", "Result", "Task"]
 
 Task = Literal["atoms", "defects", "restore", "denoise", "strain"]
 
@@ -50,6 +50,75 @@ class Atoms:
 
 
 @dataclass(frozen=True, eq=False)
+class Defects:
+    """Defects of a surface, best score first; all arrays have the length N.
+
+    Parameters
+    ----------
+    yx_px
+        ``(N, 2)`` float64 centres in pixels of the scan, pixel centres at integers.
+    size_px
+        ``(N, 2)`` float64 height and width of the box around each, in pixels of the scan.
+    area_px
+        ``(N,)`` float64 area of the defect itself, in pixels of the scan.
+    kind
+        ``(N,)`` int32 class, an index into `names`.
+    names
+        Names of the classes, those that were not found included.
+    probability
+        ``(N,)`` float32 probability of the class in [0, 1], given that there is a defect.
+    score
+        ``(N,)`` float32 confidence in [0, 1] that there is a defect at all, descending.
+    confirmed
+        ``(N,)`` int8: 1 where it was found in the other scan direction too, 0 where it was not, −1 where there is no other
+        direction to ask.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length or a class has no name: a pipeline's mistake.
+    """
+
+    yx_px: NDArray[np.float64]
+    size_px: NDArray[np.float64]
+    area_px: NDArray[np.float64]
+    kind: NDArray[np.int32]
+    names: tuple[str, ...]
+    probability: NDArray[np.float32]
+    score: NDArray[np.float32]
+    confirmed: NDArray[np.int8]
+
+    def __post_init__(self) -> None:
+        count = len(self.score)
+        shapes = {
+            "yx_px": (count, 2),
+            "size_px": (count, 2),
+            "area_px": (count,),
+            "kind": (count,),
+            "probability": (count,),
+            "score": (count,),
+            "confirmed": (count,),
+        }
+        for name, shape in shapes.items():
+            if np.shape(getattr(self, name)) != shape:
+                raise ValueError(
+                    f"{name} of {count} defects has the shape {shape}, got {np.shape(getattr(self, name))}"
+                )
+        if count and not (np.min(self.kind) >= 0 and np.max(self.kind) < len(self.names)):
+            seen = sorted(set(np.asarray(self.kind).tolist()))
+            raise ValueError(f"a class is an index into {len(self.names)} names, got {seen}")
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """How many there are of each class that was found, in the order of `names`."""
+        counts = np.bincount(self.kind, minlength=len(self.names)) if len(self) else np.zeros(len(self.names), int)
+        return {name: count for name, count in zip(self.names, counts.tolist(), strict=True) if count}
+
+
+@dataclass(frozen=True, eq=False)
 class Map:
     """One map of a task with the size of the scan.
 
@@ -58,13 +127,14 @@ class Map:
     name
         File stem as in ``confidence`` → ``confidence.tif``.
     data
-        ``(H, W)`` float32; NaN where the scan is missing.
+        ``(H, W)``: float32 for what is measured, NaN where the scan is missing; uint8 for a mask (0 and 255); int16 for
+        labels (−1 where there is none, a scan's missing pixels included).
     unit
         Physical unit of the values, ``""`` for a number without one.
     """
 
     name: str
-    data: NDArray[np.float32]
+    data: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int16]
     unit: str = ""
 
 
@@ -103,6 +173,8 @@ class Result:
         Numbers that describe the whole scan, with the unit in the name (``spacing_px``).
     warnings
         What a person should know before trusting this result; those of the scan not repeated.
+    defects
+        Boxes and classes, for the task ``defects``.
     """
 
     scan: Scan
@@ -115,11 +187,13 @@ class Result:
     maps: tuple[Map, ...] = ()
     quantities: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    defects: Defects | None = None
 
     @property
     def counts(self) -> dict[str, int]:
         """How many things were found, by kind."""
-        return {} if self.atoms is None else {"atoms": len(self.atoms)}
+        found = {"defects": self.defects, "atoms": self.atoms}
+        return {kind: len(things) for kind, things in found.items() if things is not None}
 
     def save(self, folder: Path | str, *, gwy: bool = False) -> Path:
         """Write this result into a folder, as `spm_runtime.results.save_results` does for several tasks of a scan.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spm_runtime.results import Atoms, Map, ModelReference, Result
+from spm_runtime.results import Atoms, Defects, Map, ModelReference, Result
 from spm_runtime.scan import Scan
 
 
@@ -34,6 +34,25 @@ def make_atoms():
 
 
 @pytest.fixture
+def make_defects():
+    def make(yx, *, kind=None, names=("vacancy", "adatom"), size=(6.0, 8.0), confirmed=-1, **facts):
+        yx = np.asarray(yx, dtype=np.float64).reshape(-1, 2)
+        n = len(yx)
+        facts = {"area_px": np.full(n, 0.7 * size[0] * size[1]), "probability": np.full(n, 0.75, np.float32), **facts}
+        return Defects(
+            yx_px=yx,
+            size_px=np.tile(np.asarray(size, np.float64), (n, 1)),
+            kind=np.arange(n, dtype=np.int32) % len(names) if kind is None else np.asarray(kind, np.int32),
+            names=tuple(names),
+            score=np.linspace(0.99, 0.5, n).astype(np.float32),
+            confirmed=np.broadcast_to(np.asarray(confirmed, np.int8), n).copy(),
+            **facts,
+        )
+
+    return make
+
+
+@pytest.fixture
 def make_result(make_atoms):
     def make(scan, yx=((8.0, 8.0), (16.25, 24.5)), **facts):
         atoms = facts.pop("atoms") if "atoms" in facts else make_atoms(yx, sublattice=facts.pop("sublattice", None))
@@ -48,6 +67,7 @@ def make_result(make_atoms):
             maps=facts.pop("maps", (Map("confidence", np.where(scan.valid, 0.5, np.nan).astype(np.float32)),)),
             quantities=facts.pop("quantities", {"spacing_px": 8.0, "order": float("nan")}),
             warnings=facts.pop("warnings", ()),
+            defects=facts.pop("defects", None),
         )
 
     return make
