@@ -19,6 +19,7 @@ __all__ = [
     "CosineOptions",
     "DataOptions",
     "EarlyStoppingOptions",
+    "FinderNetworkOptions",
     "LossOptions",
     "NetworkOptions",
     "OptimiserOptions",
@@ -85,6 +86,19 @@ class ScaleNetworkOptions(Options):
         return 1
 
 
+class FinderNetworkOptions(Options):
+    """Options of `spm_training.networks.finder.FinderNet`."""
+
+    kind: Literal["finder"] = "finder"
+    base_width: Count = 16
+    depth: Annotated[int, Field(ge=1, le=6)] = 4
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a crop are multiples of it."""
+        return 1 << self.depth
+
+
 class Ae1NetworkOptions(Options):
     """Options of `spm_training.networks.ae1.Ae1`; sizes are the report's, the rate of the dropouts is not printed."""
 
@@ -116,7 +130,12 @@ class Ae2NetworkOptions(Options):
 
 #: A network by its ``kind``; `spm_training.tasks` has a task for each.
 NetworkOptions = Annotated[
-    AtomsNetworkOptions | AtomidNetworkOptions | ScaleNetworkOptions | Ae1NetworkOptions | Ae2NetworkOptions,
+    AtomsNetworkOptions
+    | AtomidNetworkOptions
+    | ScaleNetworkOptions
+    | FinderNetworkOptions
+    | Ae1NetworkOptions
+    | Ae2NetworkOptions,
     Field(discriminator="kind"),
 ]
 

@@ -31,6 +31,7 @@ from spm_training.options import (
     CosineOptions,
     DataOptions,
     EarlyStoppingOptions,
+    FinderNetworkOptions,
     LossOptions,
     NetworkOptions,
     OptimiserOptions,
@@ -54,6 +55,7 @@ __all__ = [
     "AtomsNetworkOptions",
     "CosineOptions",
     "DataOptions",
+    "FinderNetworkOptions",
     "PlateauOptions",
     "Recipe",
     "ScaleNetworkOptions",
@@ -104,10 +106,11 @@ class Recipe(Options):
 
     @pydantic.model_validator(mode="after")
     def _crop_fits_the_surface(self) -> Recipe:
-        needed = self.data.crop_px + 2 * CONTEXT_PX
-        if self.network.kind == "ae1" and self.surfaces.image_px < needed:
+        context = {"ae1": 2 * CONTEXT_PX, "finder": 0}.get(self.network.kind)
+        if context is not None and self.surfaces.image_px < self.data.crop_px + context:
             raise ValueError(
-                f"surfaces.image_px {self.surfaces.image_px} is below {needed}: a crop of {self.data.crop_px} px and the context"
+                f"surfaces.image_px {self.surfaces.image_px} is below {self.data.crop_px + context}: a crop of "
+                f"{self.data.crop_px} px and its context of {context}"
             )
         return self
 

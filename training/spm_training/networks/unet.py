@@ -36,6 +36,8 @@ class UNet(nn.Module):
         Channels of the first level; every level below has twice as many, the bottleneck ``base_width · 2**depth``.
     depth
         Number of max-pools.
+    channels_in
+        Channels of the image.
 
     Attributes
     ----------
@@ -45,7 +47,7 @@ class UNet(nn.Module):
         Channels of the bottleneck.
     """
 
-    def __init__(self, base_width: int, depth: int) -> None:
+    def __init__(self, base_width: int, depth: int, *, channels_in: int = 1) -> None:
         super().__init__()
         if base_width < 1 or depth < 1:
             raise ValueError(f"base_width and depth are at least 1, got {base_width} and {depth}")
@@ -55,7 +57,7 @@ class UNet(nn.Module):
         widths = [base_width * 2**level for level in range(depth + 1)]
         self.bottleneck_width: int = widths[depth]
         self.encoder = nn.ModuleList(
-            DoubleConv(1 if level == 0 else widths[level - 1], widths[level]) for level in range(depth)
+            DoubleConv(channels_in if level == 0 else widths[level - 1], widths[level]) for level in range(depth)
         )
         self.pool = nn.MaxPool2d(2)
         self.bottleneck = DoubleConv(widths[depth - 1], widths[depth])
@@ -79,7 +81,7 @@ class UNet(nn.Module):
         Parameters
         ----------
         image
-            ``(B, 1, H, W)``; H and W multiples of `stride`.
+            ``(B, channels_in, H, W)``; H and W multiples of `stride`.
 
         Returns
         -------

@@ -12,6 +12,7 @@ from spm_training.recipe import Recipe
 from spm_training.tasks._task import Batch, Task, stacked
 from spm_training.tasks.atomid import AtomidTask
 from spm_training.tasks.atoms import AtomsTask
+from spm_training.tasks.finder import FinderTask
 from spm_training.tasks.patches import Ae1Task, Ae2Task
 from spm_training.tasks.scale import ScaleTask
 
@@ -21,6 +22,7 @@ _TASKS: dict[str, type[Task[Any, Any]]] = {
     "atoms": AtomsTask,
     "atomid": AtomidTask,
     "scale": ScaleTask,
+    "finder": FinderTask,
     "ae1": Ae1Task,
     "ae2": Ae2Task,
 }

@@ -1,0 +1,151 @@
+"""What the networks for surfaces see: line offsets removed, pixels of one size, heights in units of the image's own spread.
+
+Training uses these very functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from spm_kernels import resize
+from spm_runtime.levelling import fit_plane, remove_background
+
+__all__ = [
+    "FINDER_CHANNELS",
+    "WORKING_PIXEL_NM",
+    "SurfaceImage",
+    "finder_input",
+    "on_working_pixels",
+    "remove_line_offsets",
+]
+
+#: Pixels finer than this are averaged: an atom is three to four of them wide, and a halo of a dopant fits into the networks'
+#: view. Coarser scans keep their pixels.
+WORKING_PIXEL_NM = 0.08
+
+#: Line offsets are what changes between rows faster than over so many of them (Gaussian σ).
+OFFSET_ROWS = 6.0
+
+#: Images as `finder_input` makes them: what differs within, and what differs between, windows of 33 pixels.
+FINDER_CHANNELS = ("fine", "coarse")
+
+#: The coarse channel, in units of this many spreads: a terrace is many times as high as the corrugation.
+COARSE_SPREADS = 4.0
+
+#: A normal distribution's standard deviation over its median absolute deviation.
+MAD_STD = 1.4826
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceImage:
+    """Heights on the working pixels.
+
+    Parameters
+    ----------
+    heights
+        ``(H, W)`` float32 in the unit of the scan, without line offsets and tilt; 0 where missing.
+    valid
+        ``(H, W)`` bool.
+    factor
+        Rows and columns of the working image for one of the scan: position p of the scan is at ``(p + 0.5) · factor − 0.5``.
+    pixel_size_nm
+        Side of a working pixel; None where the scan has none.
+    """
+
+    heights: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    factor: tuple[float, float]
+    pixel_size_nm: float | None
+
+
+def remove_line_offsets(heights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Subtract what every row has as a whole, as far as it changes from row to row.
+
+    Parameters
+    ----------
+    heights
+        ``(H, W)`` float32; NaN where missing.
+
+    Returns
+    -------
+    ``(H, W)`` float32; NaN where missing.
+
+    Notes
+    -----
+    The median of the differences between neighbouring rows leaves out a step that crosses them. Their sum strays
+    over many rows as a random walk does, so only its fast part is taken for offsets.
+    """
+    there = np.isfinite(heights)
+    both = there[1:] & there[:-1]
+    difference = np.where(both, np.diff(heights, axis=0), np.nan)
+    change = np.zeros(len(difference))
+    some = both.any(axis=1)
+    if both.all():
+        change = np.median(difference, axis=1)
+    elif some.any():
+        change[some] = np.nanmedian(difference[some], axis=1)
+    walk = np.concatenate([[0.0], np.cumsum(change, dtype=np.float64)])
+    offset = walk - ndimage.gaussian_filter1d(walk, OFFSET_ROWS, mode="nearest")
+    return np.asarray(heights - offset[:, None].astype(np.float32))
+
+
+def on_working_pixels(heights: NDArray[np.float32], pixel_size_nm: tuple[float, float] | None) -> SurfaceImage:
+    """Level a scan and bring it to square pixels of `WORKING_PIXEL_NM`, or to its own where they are coarser.
+
+    Parameters
+    ----------
+    heights
+        ``(H, W)`` float32 in any unit; NaN where missing.
+    pixel_size_nm
+        Height and width of a pixel; None keeps the pixels.
+
+    Returns
+    -------
+    SurfaceImage
+    """
+    there = np.isfinite(heights)
+    middle = np.float32(np.median(heights[there])) if there.any() else np.float32(0)
+    flat = remove_line_offsets(heights - middle)
+    flat = np.where(there, flat - fit_plane(flat), 0.0).astype(np.float32)
+    if pixel_size_nm is None:
+        return SurfaceImage(flat, there, (1.0, 1.0), None)
+    side = max(WORKING_PIXEL_NM, *pixel_size_nm)
+    rows, columns = (max(round(n * size / side), 1) for n, size in zip(flat.shape, pixel_size_nm, strict=True))
+    weight = resize(there.astype(np.float32), (rows, columns), kind="linear")
+    valid = weight > 0.5
+    small = resize(flat, (rows, columns), kind="linear")
+    if not there.all():
+        small = np.where(valid, small / np.maximum(weight, np.float32(0.5)), np.float32(0))
+    factor = rows / flat.shape[0], columns / flat.shape[1]
+    return SurfaceImage(small, valid, factor, side)
+
+
+def finder_input(surface: SurfaceImage) -> NDArray[np.float32]:
+    """The two channels that the finder of defects sees.
+
+    Parameters
+    ----------
+    surface
+        Heights on the working pixels.
+
+    Returns
+    -------
+    ``(2, H, W)`` float32: the image less the median over windows of 33 pixels, and that median. Both as asinh(z / s), s the
+    robust standard deviation of the first (four times that for the second): linear for the corrugation, logarithmic for
+    what stands out. 0 where missing.
+    """
+    there = np.where(surface.valid, surface.heights, np.float32(np.nan))
+    fine = remove_background(there)
+    coarse = there - fine
+    values = np.abs(fine[surface.valid])
+    spread = MAD_STD * float(np.median(values)) if values.size else 0.0
+    # A spread at the rounding error of the heights is a constant image.
+    spread = max(spread, 1e-6 * float(np.max(np.abs(surface.heights), initial=0.0)), float(np.finfo(np.float32).tiny))
+    if surface.valid.any():
+        coarse -= np.float32(np.median(coarse[surface.valid]))
+    channels = np.stack([np.arcsinh(fine / spread), np.arcsinh(coarse / (COARSE_SPREADS * spread))])
+    return np.where(surface.valid, channels, 0.0).astype(np.float32)
