@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spm_runtime._version import __version__
+from spm_runtime.results._files import printable
 from spm_runtime.results._result import Result
 from spm_runtime.scan import Scan
 
@@ -156,8 +157,10 @@ def _task_block(result: Result, files: Sequence[str], extra: Sequence[str]) -> d
         "parameters_sha256": parameters_sha256(result.parameters),
         "timings_s": {stage: _plain(value) for stage, value in result.timings_s.items()},
         "counts": dict(result.counts),
+        "classes": {} if result.defects is None else {printable(n): c for n, c in result.defects.classes.items()},
         "quantities": {name: _plain(value) for name, value in result.quantities.items()},
         "files": list(files),
+        "labels": {layer.name: [printable(label) for label in layer.labels] for layer in result.maps if layer.labels},
         "warnings": [*result.warnings, *extra],
     }
 

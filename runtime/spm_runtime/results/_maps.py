@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spm_runtime.results._result import Map
 from spm_runtime.scan import NM_PER_UNIT, Scan
 
-__all__ = ["si_unit", "write_gwy", "write_tiff"]
+__all__ = ["si_unit", "stored", "write_gwy", "write_tiff"]
 
 #: Base units other than the metre that instruments put a prefix on.
 BASE_UNITS = frozenset({"A", "V", "Hz", "N", "W", "s", "K", "F", "C", "Pa", "J", "eV", "rad", "Ohm"})
@@ -27,7 +27,10 @@ DM_UNIT_X, DM_UNIT_Y, DM_SCALE_X, DM_SCALE_Y, DM_UNIT_VALUE = 65003, 65004, 6500
 
 
 def write_tiff(path: Path, scan: Scan, layer: Map) -> None:
-    """One map as float32 TIFF, calibrated as ImageJ and RosettaSciIO read it; NaN is kept.
+    """One map as TIFF, calibrated as ImageJ and RosettaSciIO read it.
+
+    Measured values are float32, NaN kept; a mask is 8 bit, 0 and 255, which ImageJ takes for a binary image; labels are 8 or
+    16 bit, with what they stand for in the info that ImageJ shows (Image ▸ Show Info).
 
     Parameters
     ----------
@@ -39,6 +42,8 @@ def write_tiff(path: Path, scan: Scan, layer: Map) -> None:
         The map.
     """
     metadata: dict[str, object] = {"axes": "YX"}
+    if layer.labels:
+        metadata["Info"] = "\n".join(f"{value} = {label}" for value, label in enumerate(layer.labels))
     tags: list[tuple[int, str, int, object, bool]] = []
     resolution = None
     if scan.pixel_size_nm is not None:
@@ -55,7 +60,7 @@ def write_tiff(path: Path, scan: Scan, layer: Map) -> None:
         tags.append((DM_UNIT_VALUE, "s", 0, layer.unit.encode("latin-1", "replace"), True))
     tifffile.imwrite(
         path,
-        np.ascontiguousarray(layer.data, dtype=np.float32),
+        stored(layer),
         imagej=True,
         resolution=resolution,
         resolutionunit="NONE",
@@ -64,10 +69,31 @@ def write_tiff(path: Path, scan: Scan, layer: Map) -> None:
     )
 
 
+def stored(layer: Map) -> NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.uint16]:
+    """The values of a map as its TIFF file has them, ``(H, W)``.
+
+    Raises
+    ------
+    ValueError
+        If they are of a type that such a file does not take: a pipeline's mistake.
+    """
+    data = np.asarray(layer.data)
+    if data.dtype.kind == "f":
+        return np.ascontiguousarray(data, dtype=np.float32)
+    if data.dtype == np.bool_:
+        return np.where(data, np.uint8(255), np.uint8(0))
+    if data.dtype in (np.uint8, np.uint16):
+        return np.ascontiguousarray(data)
+    raise ValueError(
+        f"map {layer.name!r} has the type {data.dtype}; expected floating point, bool (a mask), uint8 or uint16 (labels)"
+    )
+
+
 def write_gwy(path: Path, scan: Scan, maps: Sequence[Map]) -> None:
     """The scan and all maps in one Gwyddion file, in SI units.
 
-    Gwyddion computes with every pixel, NaN or not: missing ones carry the median and stand in the mask of the channel.
+    Gwyddion computes with every pixel, NaN or not: missing ones carry the median and stand in the mask of the channel. A mask
+    holds 0 and 1, as Gwyddion's own do; labels hold their numbers.
 
     Parameters
     ----------

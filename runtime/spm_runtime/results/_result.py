@@ -127,15 +127,18 @@ class Map:
     name
         File stem as in ``confidence`` → ``confidence.tif``.
     data
-        ``(H, W)``: float32 for what is measured, NaN where the scan is missing; uint8 for a mask (0 and 255); int16 for
-        labels (−1 where there is none, a scan's missing pixels included).
+        ``(H, W)``: floating point for what is measured, NaN where the scan is missing; bool for a mask; uint8 or uint16 for
+        labels, 0 where there is none (missing pixels included), as ImageJ and Gwyddion take the background.
     unit
         Physical unit of the values, ``""`` for a number without one.
+    labels
+        What the values 0, 1, 2 … of a map of labels stand for, as ``("none", "vacancy", "adatom")``; else empty.
     """
 
     name: str
-    data: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int16]
+    data: NDArray[np.floating] | NDArray[np.bool_] | NDArray[np.uint8] | NDArray[np.uint16]
     unit: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 
 from spm_runtime.results._document import DOCUMENT, build_document, file_sha256, read_document, scan_block
 from spm_runtime.results._files import encoded, partial_folder, patiently, sync_file, sync_folder
-from spm_runtime.results._maps import write_gwy, write_tiff
+from spm_runtime.results._maps import stored, write_gwy, write_tiff
 from spm_runtime.results._overlay import draw_overlay
 from spm_runtime.results._result import Result
-from spm_runtime.results._tables import atoms_csv, atoms_xyz
+from spm_runtime.results._tables import atoms_csv, atoms_xyz, defects_csv
 from spm_runtime.scan import Scan
 
 __all__ = ["OVERLAY", "save_results"]
@@ -68,8 +68,8 @@ def save_results(
     Raises
     ------
     ValueError
-        If there are no results, two of one task, atoms of two tasks, two maps of one name, or a map of another size: a
-        pipeline's mistake.
+        If there are no results, two of one task, atoms or defects of two tasks, two maps of one name, or a map of another
+        size or of a type that has no file: a pipeline's mistake.
     OSError
         If the disk is full, or a file may not be written or replaced: on Windows, one that another program has open for
         longer than two seconds.
@@ -102,13 +102,15 @@ def _check(scan: Scan, results: Sequence[Result]) -> None:
     names = [layer.name for layer in maps]
     if not tasks or len(set(tasks)) != len(tasks):
         raise ValueError(f"one result per task, at least one, got the tasks {tasks}")
-    if sum(result.atoms is not None for result in results) > 1:
-        raise ValueError(f"atoms from one task at most, got them from several of {tasks}")
+    kinds = [kind for result in results for kind in result.counts]
+    if len(set(kinds)) != len(kinds):
+        raise ValueError(f"atoms and defects from one task at most, got {kinds} from {tasks}")
     if len(set(names)) != len(names):
         raise ValueError(f"maps of one scan have different names, got {names}")
     for layer in maps:
         if np.shape(layer.data) != scan.shape:
             raise ValueError(f"map {layer.name!r} has the shape {np.shape(layer.data)}, the scan has {scan.shape}")
+        stored(layer)
 
 
 def _write_tasks(
@@ -130,6 +132,13 @@ def _write_tasks(
             else:
                 (partial / "atoms.xyz").write_bytes(xyz.encode("ascii"))
                 names.append("atoms.xyz")
+        if result.defects is not None:
+            (partial / "defects.csv").write_bytes(encoded(defects_csv(scan, result.defects)))
+            names.append("defects.csv")
+            if scan.pixel_size_nm is None:
+                extra.setdefault(result.task, []).append(
+                    "the nm of defects.csv are empty: the file gives no pixel size; set it with --pixel-size-nm"
+                )
         for layer in result.maps:
             write_tiff(partial / f"{layer.name}.tif", scan, layer)
             names.append(f"{layer.name}.tif")

@@ -3,6 +3,7 @@ import pytest
 import tifffile
 from gwyfile.objects import GwyContainer
 from gwyfile.util import get_datafields
+from PIL import Image
 
 from spm_runtime.readers import open_scan
 from spm_runtime.results import Map
@@ -61,6 +62,67 @@ def test_uncalibrated_tiff_claims_nothing(tmp_path, make_scan, layer):
 def test_a_unit_with_letters_that_tiff_lacks_does_not_fail(tmp_path, make_scan, layer):
     write_tiff(tmp_path / "a.tif", make_scan(), Map("x", layer.data, "Å/√Hz"))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), layer.data)
+
+
+@pytest.fixture
+def labels(rng):
+    names = ("none", "vacancy", "=adatom", "Fe–O")
+    return Map("class_map", rng.integers(0, len(names), (48, 64)).astype(np.uint8), labels=names)
+
+
+def test_labels_keep_their_numbers_in_every_program(tmp_path, make_scan, labels):
+    write_tiff(tmp_path / "a.tif", make_scan(), labels)
+    back = tifffile.imread(tmp_path / "a.tif")
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, labels.data)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.tif")), labels.data)
+    (signal,) = pytest.importorskip("rsciio.tiff").file_reader(str(tmp_path / "a.tif"))
+    assert signal["data"].dtype == np.uint8
+    np.testing.assert_array_equal(signal["data"], labels.data)
+    assert [axis["scale"] for axis in signal["axes"]] == pytest.approx([0.02, 0.03], rel=1e-6)
+
+
+def test_imagej_is_told_what_labels_stand_for(tmp_path, make_scan, labels):
+    write_tiff(tmp_path / "a.tif", make_scan(), labels)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.imagej_metadata["Info"].splitlines() == ["0 = none", "1 = vacancy", "2 = =adatom", "3 = Fe–O"]
+        assert file.imagej_metadata["unit"] == "nm"
+
+
+def test_many_labels_take_16_bit(tmp_path, make_scan):
+    many = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    write_tiff(tmp_path / "a.tif", make_scan(), Map("terraces", many))
+    back = tifffile.imread(tmp_path / "a.tif")
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back, many)
+
+
+def test_a_mask_is_a_binary_image(tmp_path, make_scan, rng):
+    mask = rng.random((48, 64)) < 0.3
+    write_tiff(tmp_path / "a.tif", make_scan(), Map("mask", mask))
+    back = tifffile.imread(tmp_path / "a.tif")
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, np.where(mask, 255, 0))
+    scan = open_scan(tmp_path / "a.tif")
+    np.testing.assert_array_equal(scan.image > 0, mask)
+    assert scan.pixel_size_nm == pytest.approx((0.02, 0.03), rel=1e-6)
+    write_gwy(tmp_path / "a.gwy", make_scan(), [Map("mask", mask)])
+    fields = get_datafields(GwyContainer.fromfile(str(tmp_path / "a.gwy")))
+    np.testing.assert_array_equal(fields["mask"].data, mask.astype(float))
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.complex64])
+def test_a_map_of_another_type_is_refused(tmp_path, make_scan, kind):
+    with pytest.raises(ValueError, match="expected floating point"):
+        write_tiff(tmp_path / "a.tif", make_scan(), Map("x", np.zeros((48, 64), kind)))
+    assert not (tmp_path / "a.tif").exists()
+
+
+def test_gwy_keeps_labels(tmp_path, make_scan, labels):
+    write_gwy(tmp_path / "a.gwy", make_scan(), [labels])
+    file = GwyContainer.fromfile(str(tmp_path / "a.gwy"))
+    np.testing.assert_array_equal(get_datafields(file)["class_map"].data, labels.data)
+    assert "/1/mask" not in file
 
 
 def test_gwy_holds_everything_in_si_units(tmp_path, make_scan, layer):

@@ -142,6 +142,56 @@ def test_uncalibrated_scans_say_why_there_is_no_xyz(tmp_path, make_scan, make_re
     assert "--pixel-size-nm" in warning
 
 
+def test_defects_leave_a_table_maps_and_their_classes(tmp_path, make_scan, make_result, make_defects):
+    scan = make_scan()
+    defects = make_defects([(5, 6), (20, 30), (30, 40)], names=("vacancy", "adatom", "cluster"), kind=[1, 1, 0])
+    names = ("none", *defects.names)
+    maps = (
+        Map("class_map", np.zeros(scan.shape, np.uint8), labels=names),
+        Map("mask", np.zeros(scan.shape, bool)),
+        Map("error_map", np.zeros(scan.shape, np.float32)),
+    )
+    make_result(scan, task="defects", atoms=None, defects=defects, maps=maps, quantities={}).save(tmp_path, gwy=True)
+    task = saved(tmp_path)["tasks"]["defects"]
+    assert task["counts"] == {"defects": 3}
+    assert task["classes"] == {"vacancy": 1, "adatom": 2}
+    assert list(task["classes"]) == ["vacancy", "adatom"]
+    assert task["labels"] == {"class_map": list(names)}
+    assert task["files"] == ["defects.csv", "class_map.tif", "mask.tif", "error_map.tif"]
+    assert task["warnings"] == []
+    assert all((tmp_path / name).is_file() for name in [*task["files"], "scan.gwy"])
+
+
+def test_defects_without_calibration_say_so(tmp_path, make_scan, make_result, make_defects):
+    scan = make_scan(pixel_size_nm=None)
+    make_result(scan, task="defects", atoms=None, defects=make_defects([(5, 6)]), maps=()).save(tmp_path)
+    (warning,) = saved(tmp_path)["tasks"]["defects"]["warnings"]
+    assert "defects.csv" in warning
+    assert "--pixel-size-nm" in warning
+
+
+def test_defects_and_atoms_share_a_folder(tmp_path, make_scan, make_result, make_defects):
+    scan = make_scan()
+    mask = (Map("mask", np.zeros(scan.shape, bool)),)
+    found = make_result(scan, task="defects", atoms=None, defects=make_defects([(5, 6)]), maps=mask)
+    save_results(scan, [found, make_result(scan)], tmp_path)
+    tasks = saved(tmp_path)["tasks"]
+    assert [(name, task["counts"]) for name, task in tasks.items()] == [
+        ("defects", {"defects": 1}),
+        ("atoms", {"atoms": 2}),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "defects.csv", "mask.tif", "atoms.csv", "atoms.xyz", "confidence.tif", "overlay.png", "result.json",
+    }  # fmt: skip
+
+
+def test_a_document_of_an_earlier_version_still_fits_the_schema(tmp_path, make_scan, make_result):
+    make_result(make_scan()).save(tmp_path)
+    document = saved(tmp_path)
+    del document["tasks"]["atoms"]["classes"], document["tasks"]["atoms"]["labels"]
+    assert list(problems(document, SCHEMA)) == []
+
+
 def test_several_tasks_share_a_folder(tmp_path, make_scan, make_result):
     scan = make_scan()
     other = make_result(scan, task="denoise", atoms=None, maps=(Map("denoised", scan.image, "m"),))
@@ -273,12 +323,15 @@ def test_result_json_comes_last(tmp_path, make_scan, make_result, monkeypatch):
     assert len(order) == 5
 
 
-def test_mistakes_of_a_pipeline_are_refused(tmp_path, make_scan, make_result):
+def test_mistakes_of_a_pipeline_are_refused(tmp_path, make_scan, make_result, make_defects):
     scan = make_scan()
     wrong = Map("confidence", np.zeros((3, 3), np.float32))
     twice = [make_result(scan), make_result(scan, task="denoise", maps=())]
-    for results in ([], [make_result(scan)] * 2, twice, [make_result(scan, maps=(wrong,))]):
-        with pytest.raises(ValueError, match=r"got|shape"):
+    number = Map("confidence", np.zeros(scan.shape, np.int32))
+    found = [make_result(scan, task=t, atoms=None, maps=(), defects=make_defects([])) for t in ("defects", "denoise")]
+    faulty = [make_result(scan, maps=(layer,)) for layer in (wrong, number)]
+    for results in ([], [make_result(scan)] * 2, twice, found, *([one] for one in faulty)):
+        with pytest.raises(ValueError, match=r"got|shape|type"):
             save_results(scan, results, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

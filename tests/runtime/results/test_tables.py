@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spm_runtime.results._tables import atoms_csv, atoms_xyz
+from spm_runtime.results import printable
+from spm_runtime.results._tables import atoms_csv, atoms_xyz, defects_csv
 
+DEFECTS_HEADER = "y_px,x_px,h_px,w_px,area_px,class,probability,y_nm,x_nm,area_nm2,score,confirmed"
 HEADER = "y_px,x_px,y_nm,x_nm,score,position_std_px,width_px,intensity,sublattice"
 
 
@@ -91,3 +93,63 @@ def test_xyz_keeps_score_and_sublattice(make_scan, make_atoms, sublattice):
     *_, words = parse_xyz(atoms_xyz(make_scan(), make_atoms([(1, 2), (3, 4)], sublattice=sublattice)))
     assert [int(w[5]) for w in words] == (sublattice or [-1, -1])
     assert [float(w[4]) for w in words] == pytest.approx([0.99, 0.5], rel=1e-5)
+
+
+def test_defects_have_the_promised_columns_and_enough_digits(make_scan, make_defects, rng):
+    scan = make_scan()
+    defects = make_defects(rng.uniform(0, 40, (30, 2)), confirmed=np.arange(30) % 3 - 1)
+    text = defects_csv(scan, defects)
+    assert text.splitlines()[0] == DEFECTS_HEADER
+    rows = list(csv.DictReader(io.StringIO(text)))
+
+    def column(name):
+        return [float(row[name]) for row in rows]
+
+    np.testing.assert_allclose(np.transpose([column("y_px"), column("x_px")]), defects.yx_px, atol=5e-5)
+    np.testing.assert_allclose(np.transpose([column("h_px"), column("w_px")]), defects.size_px, atol=5e-5)
+    np.testing.assert_allclose(np.transpose([column("y_nm"), column("x_nm")]), defects.yx_px * [0.02, 0.03], atol=5e-7)
+    np.testing.assert_allclose(column("area_px"), defects.area_px, rtol=1e-5)
+    np.testing.assert_allclose(column("area_nm2"), defects.area_px * 0.02 * 0.03, rtol=1e-5)
+    np.testing.assert_allclose(column("probability"), defects.probability, rtol=1e-5)
+    np.testing.assert_allclose(column("score"), defects.score, rtol=1e-5)
+    assert [row["class"] for row in rows] == ["vacancy", "adatom"] * 15
+    assert [row["confirmed"] for row in rows] == ["", "no", "yes"] * 10
+
+
+def test_no_defects_leave_a_header(make_scan, make_defects):
+    assert defects_csv(make_scan(), make_defects([])) == DEFECTS_HEADER + "\n"
+
+
+def test_defects_without_calibration_have_pixels_only(make_scan, make_defects):
+    (row,) = csv.DictReader(io.StringIO(defects_csv(make_scan(pixel_size_nm=None), make_defects([(1, 2)]))))
+    assert {name for name, cell in row.items() if cell == ""} == {"y_nm", "x_nm", "area_nm2", "confirmed"}
+
+
+def test_defects_and_atoms_stand_in_one_frame(make_scan, make_atoms, make_defects):
+    scan = make_scan(offset_nm=(100.0, -20.0), angle_deg=30.0)
+    yx = [(-3.0, 5.0), (40.25, 61.5)]
+    (first, *_), (second, *_) = (
+        list(csv.DictReader(io.StringIO(text)))
+        for text in (atoms_csv(scan, make_atoms(yx)), defects_csv(scan, make_defects(yx)))
+    )
+    for name in ("y_px", "x_px", "y_nm", "x_nm"):
+        assert first[name] == second[name]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(max_size=20))
+def test_any_name_of_a_class_stays_one_cell_that_nothing_computes(make_scan, make_defects, name):
+    text = defects_csv(make_scan(), make_defects([(-1.0, 2.0)], names=(name,)))
+    lines = list(csv.reader(io.StringIO(text)))
+    assert [len(line) for line in lines] == [12, 12]
+    cell = lines[1][5]
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert cell.removeprefix("'") == printable(name).strip().removeprefix("'")
+    assert lines[1][0] == "-1.0000"  # a number keeps its sign
+
+
+def test_names_that_spreadsheets_would_compute(make_scan, make_defects):
+    names = ("=1+1", "+3", "-vacancy", "@SUM(1)", "plain", 'with "quotes", commas')
+    text = defects_csv(make_scan(), make_defects([(1, 1)] * 6, names=names))
+    cells = [row["class"] for row in csv.DictReader(io.StringIO(text))]
+    assert cells == ["'=1+1", "'+3", "'-vacancy", "'@SUM(1)", "plain", 'with "quotes", commas']
