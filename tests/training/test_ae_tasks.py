@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from spm_runtime.errors import ParameterError
+from spm_runtime.pipelines.surface import unit_range
 from spm_training.data import Split
 from spm_training.networks.ae1 import MARGIN_PX
 from spm_training.patch_scores import ReconstructionScore, batches_of, markdown, score_network, score_pca
 from spm_training.recipe import load_recipe
 from spm_training.simulate.surfaces import DEFECT_CLASSES
 from spm_training.tasks import task_of
-from spm_training.tasks.patches import PatchBatch, unit_range
+from spm_training.tasks.patches import PatchBatch
 
 
 def batch_of(image, clean, margin=0):
@@ -51,8 +52,8 @@ def test_crops_are_cut_from_images_that_were_scaled_as_a_whole(tiny):
     assert image.min() == 0
     assert image.max() == 1
     y, x = np.indices(image.shape) - (image.shape[0] - 1) / 2
-    assert abs((y * image).sum() / (y**2).sum()) < 1e-4
-    assert abs((x * image).sum() / (x**2).sum()) < 1e-4
+    assert abs((y * image).sum() / (y**2).sum()) < 1e-3
+    assert abs((x * image).sum() / (x**2).sum()) < 1e-3
     noise = image - surface.clean
     assert 0 < noise.std() < 0.5
 

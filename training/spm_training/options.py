@@ -173,6 +173,9 @@ class SurfaceOptions(Options):
     detectability_max: Positive = 420.0
     #: With point defects or without.
     defects: bool = True
+    #: On the working pixels and levelled terrace by terrace, as the pipeline does it; false takes the scan's pixels less a plane,
+    #: as printed. The finder of defects has a levelling of its own.
+    terraces: bool = True
     #: Per cent of the pixels beyond each end of the range; 0 takes the extremes, as printed.
     clip_percent: Annotated[float, Field(ge=0, lt=50)] = 0.0
 

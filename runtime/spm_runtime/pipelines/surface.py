@@ -19,8 +19,10 @@ __all__ = [
     "WORKING_PIXEL_NM",
     "SurfaceImage",
     "finder_input",
+    "in_unit_range",
     "on_working_pixels",
     "remove_line_offsets",
+    "unit_range",
 ]
 
 #: Pixels finer than this are averaged: an atom is three to four of them wide, and a halo of a dopant fits into the networks'
@@ -149,3 +151,48 @@ def finder_input(surface: SurfaceImage) -> NDArray[np.float32]:
         coarse -= np.float32(np.median(coarse[surface.valid]))
     channels = np.stack([np.arcsinh(fine / spread), np.arcsinh(coarse / (COARSE_SPREADS * spread))])
     return np.where(surface.valid, channels, 0.0).astype(np.float32)
+
+
+def unit_range(image: NDArray[np.floating], clip_percent: float) -> tuple[float, float]:
+    """Heights that become 0 and 1 when an image is scaled as a whole.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` levelled heights; NaN where missing.
+    clip_percent
+        Per cent of the pixels beyond each end; 0 takes the extremes.
+
+    Returns
+    -------
+    Lower and upper end; 1 apart around the value of a constant image, 0 and 1 for an image without pixels.
+    """
+    values = image[np.isfinite(image)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(values, (clip_percent, 100.0 - clip_percent)))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def in_unit_range(image: NDArray[np.float32], clip_percent: float) -> NDArray[np.float32]:
+    """What the patch autoencoders see: levelled heights scaled to [0, 1] as a whole and clipped.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` float32 levelled heights; NaN where missing.
+    clip_percent
+        As in `unit_range`.
+
+    Returns
+    -------
+    ``(H, W)`` float32 in [0, 1]; one half where missing.
+
+    Notes
+    -----
+    Source: UCL report, section 2: each image is scaled as a whole, so that windows share their convolutions. Its
+    extremes are those of the image; with them one tall adsorbate flattens the whole lattice.
+    """
+    low, high = unit_range(image, clip_percent)
+    scaled = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
+    return np.where(np.isfinite(image), scaled, np.float32(0.5)).astype(np.float32)

@@ -13,21 +13,18 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from spm_runtime.pipelines.surface import WORKING_PIXEL_NM, finder_input, on_working_pixels
+from spm_runtime.pipelines.surface import finder_input
 from spm_training.data import Split, rng_for
 from spm_training.finder_graph import FinderOfDefectsGraph
 from spm_training.metrics import Counts, count
 from spm_training.networks.finder import FinderNet, FinderOutput
 from spm_training.recipe import FinderNetworkOptions, Recipe
-from spm_training.simulate.surfaces import DEFECT_CLASSES, FAMILIES, simulate_surface
+from spm_training.simulate.surfaces import DEFECT_CLASSES
+from spm_training.simulate.surfaces.working import draw_working_surface, in_working_pixels
 from spm_training.tasks._task import stacked
 
 __all__ = ["FinderBatch", "FinderCrops", "FinderTask", "finder_loss"]
 
-#: Finer pixels are averaged away anyway and take long to simulate.
-_FINEST_NM = 0.03
-#: One image in so many is an overview with pixels up to three times the coarsest of its family.
-_OVERVIEW = 8
 #: One image in so many has no defects: silence is learned there.
 _EMPTY = 10
 #: σ of the peak at a centre: this share of the radius, within limits in pixels.
@@ -61,37 +58,22 @@ def _simulated(
 ) -> _Surface:
     """Draw one image of ``image_px`` working pixels a side; takes tenths of a second, hence the cache."""
     rng = rng_for(seed, Split(split), 0, number)
-    names = list(families or FAMILIES)
-    share = np.array([FAMILIES[name].weight for name in names])
-    family = names[int(rng.choice(len(names), p=share / share.sum()))]
-    low, high = np.log(FAMILIES[family].pixel_size_nm)
-    pixel = float(np.exp(rng.uniform(max(low, np.log(_FINEST_NM)), high)))
-    if rng.integers(_OVERVIEW) == 0:
-        pixel = float(np.exp(high) * rng.uniform(1.0, 3.0))
-    side = round(image_px * max(WORKING_PIXEL_NM / pixel, 1.0))
-    scene = simulate_surface(
-        rng,
-        shape=(side, side),
-        families=[family],
-        pixel_size_nm=pixel,
-        noise=float(np.exp(rng.uniform(*np.log(detectability)))),
-        defects=bool(rng.integers(_EMPTY)),
+    scene, surface = draw_working_surface(
+        rng, image_px, families=families, detectability=detectability, defects=bool(rng.integers(_EMPTY))
     )
-    surface = on_working_pixels(scene.image, (pixel, pixel))
-    factor = np.asarray(surface.factor)
     steps = np.zeros(surface.heights.shape, bool)
-    edge = np.argwhere(scene.steps)
-    place = np.clip(np.rint((edge + 0.5) * factor - 0.5).astype(int), 0, np.asarray(steps.shape) - 1)
+    edge = np.argwhere(scene.steps).astype(np.float64)
+    place = np.clip(np.rint(in_working_pixels(edge, surface)).astype(int), 0, np.asarray(steps.shape) - 1)
     steps[place[:, 0], place[:, 1]] = True
     found = scene.defects
     return _Surface(
         finder_input(surface).astype(np.float16),
         steps,
-        (found.yx_px + 0.5) * factor - 0.5,
-        found.radius_px * float(np.sqrt(factor.prod())),
+        in_working_pixels(found.yx_px, surface),
+        found.radius_px * float(np.sqrt(np.prod(surface.factor))),
         found.kind,
         scene.required,
-        surface.pixel_size_nm or pixel,
+        surface.pixel_size_nm or scene.pixel_size_nm,
     )
 
 

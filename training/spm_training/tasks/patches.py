@@ -22,6 +22,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from spm_runtime.levelling import fit_plane
+from spm_runtime.pipelines.surface import on_working_pixels, unit_range
+from spm_runtime.terraces import find_terraces
 from spm_training.data import Split, rng_for
 from spm_training.networks.ae1 import MARGIN_PX, SIDE_PX, Ae1
 from spm_training.networks.ae2 import Ae2
@@ -29,9 +31,10 @@ from spm_training.networks.cae import scaled
 from spm_training.patch_graphs import DefectGraph, ImageEncoderGraph, WindowEncoderGraph
 from spm_training.recipe import Ae1NetworkOptions, Ae2NetworkOptions, Recipe
 from spm_training.simulate.surfaces import simulate_surface
+from spm_training.simulate.surfaces.working import draw_working_surface, in_working_pixels
 from spm_training.tasks._task import stacked
 
-__all__ = ["Ae1Task", "Ae2Task", "DefectPatches", "PatchBatch", "SurfaceCrops", "unit_range"]
+__all__ = ["Ae1Task", "Ae2Task", "DefectPatches", "PatchBatch", "SurfaceCrops"]
 
 Floats = NDArray[np.floating]
 #: Farthest that the centre of a patch lies from that of a large defect, in pixels: the patch still holds its middle.
@@ -68,24 +71,6 @@ class PatchBatch(NamedTuple):
         return PatchBatch(image, *(tensor.to(device, non_blocking=True) for tensor in self[1:]))
 
 
-def unit_range(image: Floats, clip_percent: float) -> tuple[float, float]:
-    """Heights that become 0 and 1 when an image is scaled as a whole.
-
-    Parameters
-    ----------
-    image
-        ``(H, W)`` levelled heights.
-    clip_percent
-        Per cent of the pixels beyond each end; 0 takes the extremes.
-
-    Returns
-    -------
-    Lower and upper end; 1 apart around the value of a constant image.
-    """
-    low, high = (float(value) for value in np.percentile(image, (clip_percent, 100.0 - clip_percent)))
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
 class _Surface(NamedTuple):
     """A simulated image on the scale of its own range, unclipped, and the defects that can be found in it.
 
@@ -108,20 +93,32 @@ def _simulated(
     detectability: tuple[float, float],
     defects: bool,
     clip_percent: float,
+    terraces: bool,
 ) -> _Surface:
     """Draw, level and scale one image; takes a second, hence the cache."""
     rng = rng_for(seed, Split(split), 0, number)
-    d_prime = float(np.exp(rng.uniform(*np.log(detectability))))
-    scene = simulate_surface(rng, shape=(image_px, image_px), families=families or None, noise=d_prime, defects=defects)
     # The levelling stands here and not in a function of its own: the cache notices a change of this body alone.
-    plane = fit_plane(scene.image)
-    low, high = unit_range(scene.image - plane, clip_percent)
-    image, clean = (
-        ((heights - plane - low) / (high - low)).astype(np.float16) for heights in (scene.image, scene.clean)
-    )
+    if terraces:
+        scene, working = draw_working_surface(
+            rng, image_px, families=families, detectability=detectability, defects=defects
+        )
+        levelled = find_terraces(working.heights, working.pixel_size_nm).levelled
+        # What was levelled away, so that the clean image is levelled the same way.
+        clean = on_working_pixels(scene.clean, (scene.pixel_size_nm,) * 2).heights + levelled - working.heights
+        yx_px, zoom = in_working_pixels(scene.defects.yx_px, working), float(np.sqrt(np.prod(working.factor)))
+    else:
+        d_prime = float(np.exp(rng.uniform(*np.log(detectability))))
+        scene = simulate_surface(
+            rng, shape=(image_px, image_px), families=families or None, noise=d_prime, defects=defects
+        )
+        plane = fit_plane(scene.image)
+        levelled, clean = (scene.image - plane).astype(np.float32), scene.clean - plane
+        yx_px, zoom = scene.defects.yx_px, 1.0
+    low, high = unit_range(levelled, clip_percent)
+    image, clean = (((heights - low) / (high - low)).astype(np.float16) for heights in (levelled, clean))
     chosen = scene.required
     found = scene.defects
-    return _Surface(image, clean, found.yx_px[chosen], found.radius_px[chosen], found.kind[chosen])
+    return _Surface(image, clean, yx_px[chosen], zoom * found.radius_px[chosen], found.kind[chosen])
 
 
 class _Surfaces(Dataset[Any]):
@@ -151,6 +148,7 @@ class _Surfaces(Dataset[Any]):
             (options.detectability_min, options.detectability_max),
             options.defects,
             options.clip_percent,
+            options.terraces,
         )
         return surface
 
