@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from spm_runtime import pipelines
 from spm_runtime._version import __version__
-from spm_runtime.engine.discovery import is_scan
+from spm_runtime.engine._superseded import remove_superseded
+from spm_runtime.engine.discovery import files_of, is_scan
 from spm_runtime.engine.jobs import Job
 from spm_runtime.engine.settings import Settings
 from spm_runtime.engine.staging import Copy, fetch, look_at
@@ -155,6 +156,8 @@ def is_result_of(folder: Path, sha256: str, settings: Settings) -> dict[str, Any
     document = read_document(folder)
     if document is None or document.get("scan", {}).get("sha256") != sha256:
         return None
+    if any(folder.glob("frame-*/result.json")):  # of a stack that it was before: whoever opens it again removes them
+        return None
     tasks = settings.tasks_for(document["scan"]["modality"])
     return document if _is_as_wanted(document, folder, tasks, settings) else None
 
@@ -167,21 +170,26 @@ def _outcomes(order: _Order, folder: Path, on_read: Callable[[str], object]) -> 
         return
     on_read(copy.sha256)
     images = _images(order, copy)
+    outputs: set[str] = set()
     while True:
         scan = _guarded(order.job, None, partial(next, images, None), folder)
         if scan is None:
+            break
+        if isinstance(scan, Outcome):  # it could not be read whole: nothing is known of its other images
+            yield dataclasses.replace(scan, seconds=time.perf_counter() - began)
             return
-        if isinstance(scan, Outcome):
-            outcome = scan
-        else:
-            outcome = _guarded(order.job, scan.frame, partial(_analyse_image, order, scan, copy.sha256), folder)
+        outcome = _guarded(order.job, scan.frame, partial(_analyse_image, order, scan, copy.sha256), folder)
+        outputs.add(outcome.output)
         now = time.perf_counter()
         yield outcome if outcome.reused else dataclasses.replace(outcome, seconds=now - began)
         began = now
+    trouble = _guarded(order.job, None, partial(remove_superseded, order.out, order.job.name, outputs))
+    if trouble is not None:
+        yield trouble
 
 
 def _images(order: _Order, copy: Copy) -> Iterator[Scan]:
-    """The images of a file that the settings ask for."""
+    """The images of a file that the settings ask for; their path is the copy, from which a pipeline may read more."""
     find_reader(copy.path)  # first: it says best why a file cannot be opened
     first = open_scan(copy.path, channel=order.settings.channel)
     scans: Iterable[Scan] = [first]
@@ -189,7 +197,7 @@ def _images(order: _Order, copy: Copy) -> Iterator[Scan]:
         same = (first.channel, first.direction)
         scans = (scan for scan in read_scans(copy.path) if (scan.channel, scan.direction) == same)
     for scan in scans:
-        yield dataclasses.replace(_calibrated(scan, order.settings.pixel_size_nm), path=order.job.path)
+        yield _calibrated(scan, order.settings.pixel_size_nm)
 
 
 def _calibrated(scan: Scan, pixel_size_nm: float | None) -> Scan:
@@ -230,6 +238,7 @@ def _analyse_image(order: _Order, scan: Scan, sha256: str) -> Outcome:
         )
         for task in tasks
     ]
+    scan = dataclasses.replace(scan, path=job.path)
     if earlier is not None and (warning := _replaced(earlier, sha256)):
         results[0] = dataclasses.replace(results[0], warnings=(*results[0].warnings, warning))
     save_results(
@@ -264,8 +273,7 @@ def _is_as_wanted(document: Mapping[str, Any], folder: Path, tasks: tuple[Task, 
             return False
         if any(there["parameters"].get(name) != value for name, value in package.resolve(settings.params).items()):
             return False
-    blocks = [document, *document["tasks"].values()]
-    return all((folder / name).is_file() for block in blocks for name in block["files"])
+    return all((folder / name).is_file() for name in files_of(document))
 
 
 def _guarded(job: Job, frame: int | None, action: Callable[[], T], copied_to: Path | None = None) -> T | Outcome:

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import logging
+import shutil
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,8 @@ from spm_runtime.engine.analysis import process
 from spm_runtime.engine.batch import run_batch as run_in_processes
 from spm_runtime.engine.jobs import Job, Stamp
 from spm_runtime.engine.settings import Settings
-from spm_runtime.errors import DeviceError, ModelError, OutputError, ParameterError
+from spm_runtime.errors import CorruptScanError, DeviceError, ModelError, OutputError, ParameterError
+from spm_runtime.readers import open_scan
 from spm_runtime.scan import Scan
 
 
@@ -89,6 +91,62 @@ def test_every_frame_of_a_stack_has_its_own_folder(tmp_path, save_scan, fake, ru
     assert frames == ["s.npy/frame-000", "s.npy/frame-001", "s.npy/frame-002"]
     assert [document_of(tmp_path / "out" / frame)["scan"]["frame"] for frame in frames] == [0, 1, 2]
     assert list(rows_of(tmp_path / "out")) == ["s.npy#0", "s.npy#1", "s.npy#2"]
+
+
+def test_a_stack_that_is_rewritten_leaves_no_older_frames(tmp_path, save_scan, fake, run_batch):
+    out, path = tmp_path / "out", tmp_path / "s.npy"
+    save_scan(path, shape=(4, 24, 32))
+    run_batch([path], out, Settings(), analyse=fake)
+    results = out / "s.npy"
+    (results / "frame-003" / "notes.txt").write_text("mine", encoding="utf-8")
+    (results / "frame-007").mkdir()
+    (results / "frame-007" / "mine.tif").write_bytes(b"x")  # no result of this program
+    other = results / "frame-009"
+    shutil.copytree(results / "frame-001", other)
+    document = document_of(other)
+    document["scan"]["name"] = "other.npy"
+    (other / "result.json").write_text(json.dumps(document), encoding="utf-8")
+
+    save_scan(path, value=2.0, shape=(2, 24, 32))
+    assert run_batch([path], out, Settings(), analyse=fake) == 0
+    assert sorted(place.relative_to(results).as_posix() for place in results.glob("*/result.json")) == [
+        "frame-000/result.json", "frame-001/result.json", "frame-009/result.json",
+    ]  # fmt: skip
+    assert not (results / "frame-002").exists()
+    assert [file.name for file in (results / "frame-003").iterdir()] == ["notes.txt"]
+    assert (results / "frame-007" / "mine.tif").is_file()
+
+
+def test_a_stack_that_becomes_an_image_and_one_again(tmp_path, save_scan, fake, run_batch):
+    out, path = tmp_path / "out", tmp_path / "s.npy"
+    for shape, there in (
+        ((2, 24, 32), ["frame-000/result.json", "frame-001/result.json"]),
+        ((24, 32), ["result.json"]),
+        ((3, 24, 32), ["frame-000/result.json", "frame-001/result.json", "frame-002/result.json"]),
+    ):
+        save_scan(path, value=float(len(shape)), shape=shape)
+        run_batch([path], out, Settings(), analyse=fake)
+        results = out / "s.npy"
+        assert sorted(place.relative_to(results).as_posix() for place in results.rglob("result.json")) == there
+        assert results.joinpath("overlay.png").exists() == (there == ["result.json"])
+
+
+def test_a_stack_that_is_cut_off_removes_nothing(tmp_path, save_scan, fake, run_batch, monkeypatch):
+    from spm_runtime.engine import analysis
+
+    out, path = tmp_path / "out", save_scan(tmp_path / "s.npy", shape=(3, 24, 32))
+    run_batch([path], out, Settings(), analyse=fake)
+    real = analysis.read_scans
+
+    def read_scans(file):
+        scans = real(file)
+        yield next(scans)
+        raise CorruptScanError(file, "its end", "more frames", "Copy it again.")
+
+    monkeypatch.setattr(analysis, "read_scans", read_scans)
+    save_scan(path, value=2.0, shape=(3, 24, 32))
+    assert run_batch([path], out, Settings(), analyse=fake) == 1
+    assert len(list(out.glob("s.npy/frame-*/result.json"))) == 3
 
 
 def test_one_bad_frame_leaves_the_others(tmp_path, save_scan, fake, run_batch):
@@ -213,6 +271,21 @@ def test_an_interrupted_batch_leaves_a_summary(tmp_path, save_scan, fake, run_ba
     with pytest.raises(KeyboardInterrupt):
         run_batch([tmp_path / "data"], tmp_path / "out", Settings(), analyse=analyse)
     assert list(rows_of(tmp_path / "out")) == ["a.npy"]
+
+
+def test_a_pipeline_reads_more_of_the_file_from_its_copy(tmp_path, save_scan, fake):
+    path = save_scan(tmp_path / "day 1" / "a.npy", value=2.0)
+    read = []
+
+    def analyse(scan, task, **options):
+        path.unlink()  # a share that goes away meanwhile
+        read.append(open_scan(scan.path).image.max())
+        return fake(scan, task, **options)
+
+    (outcome,) = process(Job(path, "day 1/a.npy"), tmp_path / "out", Settings(), analyse=analyse)
+    assert outcome.status == "done"
+    assert read == [3.0]
+    assert document_of(tmp_path / "out" / "day 1" / "a.npy")["scan"]["file"] == "a.npy"
 
 
 def test_results_that_are_there_are_kept_only_when_nothing_differs(tmp_path, save_scan, fake, package):
