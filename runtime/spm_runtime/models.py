@@ -85,7 +85,8 @@ class ModelPackage:
     halo_px
         How far an output pixel looks: tiles that overlap by it equal the whole image.
     spacing_px
-        Range of the nearest-neighbour spacing, in pixels of the network's input, that training saw.
+        Range of the nearest-neighbour spacing, in pixels of the network's input, that training saw; None where the task knows no
+        spacing.
     pixel_size_nm
         Range of pixel sizes that the model is valid for.
     tolerance
@@ -98,6 +99,8 @@ class ModelPackage:
         Scores, as the card states them.
     known_failures
         Sentences.
+    settings
+        What the pipeline of the task needs to know besides: numbers, names and lists of them.
     attached
         Further networks of the package by name, each as a package of its own with the same facts: `Session` runs it, and its
         hash and test tensors are checked like the first one's.
@@ -115,13 +118,14 @@ class ModelPackage:
     outputs: tuple[TensorFile, ...]
     size_multiple: int
     halo_px: int
-    spacing_px: tuple[float, float]
+    spacing_px: tuple[float, float] | None
     pixel_size_nm: tuple[float, float]
     tolerance: float
     parameters: Mapping[str, Parameter]
     training: Mapping[str, object]
     metrics: Mapping[str, object]
     known_failures: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     attached: Mapping[str, ModelPackage] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -308,13 +312,14 @@ def _parse(folder: Path, rdf: dict[str, Any]) -> ModelPackage:
         outputs=tuple(_tensor(folder, t) for t in rdf["outputs"]),
         size_multiple=_whole(spm["size_multiple"], at_least=1),
         halo_px=_whole(spm["halo_px"], at_least=0),
-        spacing_px=_range(spm["spacing_px"]),
+        spacing_px=_range(spm["spacing_px"]) if "spacing_px" in spm else None,
         pixel_size_nm=_range(spm["pixel_size_nm"]),
         tolerance=float(spm["tolerance"]),
         parameters=MappingProxyType(parameters),
         training=MappingProxyType(dict(spm["training"])),
         metrics=MappingProxyType(dict(spm["metrics"])),
         known_failures=tuple(str(s) for s in spm["known_failures"]),
+        settings=MappingProxyType(dict(spm.get("settings", {}))),
     )
     attached = {str(name): _attached(package, str(name), entry) for name, entry in spm.get("attachments", {}).items()}
     return replace(package, attached=MappingProxyType(attached))

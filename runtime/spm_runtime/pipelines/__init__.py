@@ -9,6 +9,7 @@ from types import MappingProxyType
 from spm_runtime.errors import ModelError, ParameterError
 from spm_runtime.models import ModelPackage, default_model, find_model
 from spm_runtime.pipelines.atoms import find_atoms
+from spm_runtime.pipelines.defects import find_defects
 from spm_runtime.results import Result, Task
 from spm_runtime.scan import Scan
 from spm_runtime.session import Device, Session, shared_session
@@ -17,7 +18,7 @@ __all__ = ["PIPELINES", "analyse"]
 
 #: The tasks that this version can do.
 PIPELINES: Mapping[Task, Callable[[Scan, ModelPackage, Session, Mapping[str, float]], Result]] = MappingProxyType(
-    {"atoms": find_atoms}
+    {"atoms": find_atoms, "defects": find_defects}
 )
 
 
@@ -37,7 +38,7 @@ def analyse(
     scan
         As `spm_runtime.open` returns it.
     task
-        ``atoms``.
+        ``atoms`` or ``defects``.
     model
         Name or folder of a model package; the one named after the task when None.
     device

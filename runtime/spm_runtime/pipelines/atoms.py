@@ -8,7 +8,6 @@ Source: PolyU thesis (AtomID-net) for peaks by max-pool, boxes of the predicted 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from spm_kernels import box_nms, local_maxima, resize
 from spm_runtime.models import ModelPackage
+from spm_runtime.pipelines.common import Clock, unlike_training
 from spm_runtime.pipelines.positions import Estimates, locate, network_positions
 from spm_runtime.pipelines.scale import ScaledScan, find_scale
 from spm_runtime.pipelines.turning import run_turned
@@ -53,7 +53,7 @@ def find_atoms(scan: Scan, package: ModelPackage, session: Session, parameters: 
         With `Atoms`, the map ``confidence`` and the quantities ``spacing_px`` and, when calibrated, ``spacing_nm`` (the median
         distance to the nearest neighbour, where enough atoms were found), ``predicted_spacing_px`` and ``network_scale``.
     """
-    clock = _Clock()
+    clock = Clock()
     scaled = find_scale(scan, session, given_px=parameters["spacing_px"])
     clock.stop("scale")
     maps = _maps(package, session, scaled)
@@ -129,33 +129,9 @@ def _trained_range(scan: Scan, package: ModelPackage, scaled: ScaledScan) -> tup
             f"the spacing of the atoms is uncertain (about {scaled.spacing_px:.1f} px at the network's scale): "
             "set it with --param spacing_px"
         )
-    low, high = package.spacing_px
-    if not low <= scaled.spacing_px <= high:
+    if package.spacing_px is not None and not package.spacing_px[0] <= scaled.spacing_px <= package.spacing_px[1]:
         said.append(
-            f"a spacing of {scaled.spacing_px:.2g} px at the network's scale is outside its training ({low:g} to {high:g} px)"
+            f"a spacing of {scaled.spacing_px:.2g} px at the network's scale is outside its training "
+            f"({package.spacing_px[0]:g} to {package.spacing_px[1]:g} px)"
         )
-    if scan.pixel_size_nm is not None:
-        low, high = package.pixel_size_nm
-        outside = [p for p in scan.pixel_size_nm if not low <= p <= high]
-        if outside:
-            said.append(
-                f"pixel size {outside[0]:.3g} nm is outside the range that model {package.name} was made for "
-                f"({low:g} to {high:g} nm): check the calibration, and the atoms by eye"
-            )
-    if scan.modality != "unknown" and scan.modality not in package.modalities:
-        known = ", ".join(modality.upper() for modality in package.modalities)
-        said.append(f"model {package.name} was not trained on {scan.modality.upper()} images, only on {known}")
-    return tuple(said)
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def stop(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.laps[stage] = now - self._last
-        self._last = now
+    return (*said, *unlike_training(scan, package, "the atoms"))

@@ -24,9 +24,9 @@ def run_tiled(
     Parameters
     ----------
     session
-        A network with one input ``(B, 1, H, W)``.
+        A network with one input ``(B, C, H, W)``.
     image
-        ``(H, W)`` float32, no NaN.
+        ``(H, W)`` float32 for one channel, ``(C, H, W)`` for several; no NaN.
     tile_px
         Side of a tile without its halo.
 
@@ -36,23 +36,24 @@ def run_tiled(
     ambiguous, so they are averaged over the tiles, weighted by area.
     """
     multiple, halo = session.package.size_multiple, session.package.halo_px
-    height, width = image.shape
-    padded = _pad(image, multiple)
+    height, width = image.shape[-2:]
+    padded = _pad(image.reshape(-1, height, width), multiple)
+    rows, columns = padded.shape[1:]
     step = max(multiple, tile_px // multiple * multiple)
     reach = -(-halo // multiple) * multiple
     name = session.package.inputs[0].id
     maps: dict[str, NDArray[np.float32]] = {}
     means: dict[str, NDArray[np.float64]] = {}
-    for y in range(0, padded.shape[0], step):
-        for x in range(0, padded.shape[1], step):
-            inner = (min(y + step, padded.shape[0]), min(x + step, padded.shape[1]))
+    for y in range(0, rows, step):
+        for x in range(0, columns, step):
+            inner = (min(y + step, rows), min(x + step, columns))
             y0, x0 = max(0, y - reach), max(0, x - reach)
-            tile = padded[y0 : inner[0] + reach, x0 : inner[1] + reach]
-            share = (inner[0] - y) * (inner[1] - x) / padded.size
-            for key, value in session.run({name: np.ascontiguousarray(tile)[None, None]}).items():
+            tile = padded[:, y0 : inner[0] + reach, x0 : inner[1] + reach]
+            share = (inner[0] - y) * (inner[1] - x) / (rows * columns)
+            for key, value in session.run({name: np.ascontiguousarray(tile)[None]}).items():
                 if value.ndim == 4:
                     if key not in maps:
-                        maps[key] = np.empty((value.shape[1], *padded.shape), np.float32)
+                        maps[key] = np.empty((value.shape[1], rows, columns), np.float32)
                     part = value[0, :, y - y0 : inner[0] - y0, x - x0 : inner[1] - x0]
                     maps[key][:, y : inner[0], x : inner[1]] = part
                 else:
@@ -62,8 +63,8 @@ def run_tiled(
 
 
 def _pad(image: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
-    """Pad at the bottom and the right to a multiple, by reflection."""
-    grow = [(0, -n % multiple) for n in image.shape]
+    """Pad ``(C, H, W)`` at the bottom and the right to a multiple, by reflection."""
+    grow = [(0, 0), *((0, -n % multiple) for n in image.shape[1:])]
     if not any(after for _, after in grow):
         return image
     return np.pad(image, grow, mode="symmetric")

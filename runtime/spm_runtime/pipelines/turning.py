@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from spm_runtime.pipelines.tiling import run_tiled
 from spm_runtime.session import Session
 
-__all__ = ["TURNED_PIXELS", "run_turned"]
+__all__ = ["TURNED_PIXELS", "run_mirrored", "run_turned"]
 
 #: Pixels that may go through the network for one image, all turns together; what exceeds it is seen once.
 TURNED_PIXELS = 400_000
 #: Quarter turns in the order of their use: two views should be as different as they can be.
 _TURNS = (0, 2, 1, 3)
+#: Mirrored axes in the order of their use. Scan lines stay horizontal.
+_MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 #: The map of vectors (dy, dx) turns with the image.
 _VECTORS = "offset_px"
 
@@ -46,6 +48,33 @@ def run_turned(
     if len(seen) == 1:
         return seen[0]
     return {name: np.mean([one[name] for one in seen], axis=0, dtype=np.float32) for name in seen[0]}
+
+
+def run_mirrored(
+    session: Session, image: NDArray[np.float32], *, pixels: int = TURNED_PIXELS
+) -> dict[str, NDArray[np.float32]]:
+    """Run a network that knows the direction of the scan lines on an image and its mirror images.
+
+    Parameters
+    ----------
+    session
+        A network with one input ``(B, C, H, W)`` whose outputs are all maps without a direction.
+    image
+        ``(H, W)`` or ``(C, H, W)`` float32, no NaN.
+    pixels
+        How many pixels may be computed: ``pixels / (H W)`` images, one at least, four at most.
+
+    Returns
+    -------
+    As `run_tiled`: the means over the images, all maps mirrored back.
+    """
+    count = max(1, min(len(_MIRRORS), pixels // (image.shape[-2] * image.shape[-1])))
+    sums: dict[str, NDArray[np.float32]] = {}
+    for axes in _MIRRORS[:count]:
+        for name, value in run_tiled(session, np.ascontiguousarray(np.flip(image, axes))).items():
+            back = np.flip(value, axes) / np.float32(count)
+            sums[name] = sums[name] + back if name in sums else back
+    return sums
 
 
 def _seen(session: Session, image: NDArray[np.float32], turn: int) -> dict[str, NDArray[np.float32]]:

@@ -1,0 +1,286 @@
+"""Defects on surfaces: a network that finds steps, centres, extents and classes, and the maps of the patch autoencoder.
+
+Source: UCL report (character map, error map, union mask, classes). What it left open is closed here: steps are found first and
+are no defects, every pixel up to the border is covered, the threshold of the error map follows the noise of the image, and a
+surface that is unlike the training is said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from spm_runtime.models import ModelPackage
+from spm_runtime.pipelines.common import Clock, unlike_training
+from spm_runtime.pipelines.defect_mask import MaskSettings, calibrate_threshold, defect_mask
+from spm_runtime.pipelines.directions import confirmed, other_direction, shift_between
+from spm_runtime.pipelines.marks import Marks, find_marks, regions_of
+from spm_runtime.pipelines.patch_maps import PatchMaps, patch_maps
+from spm_runtime.pipelines.surface import SurfaceImage, finder_input, in_unit_range, on_working_pixels
+from spm_runtime.pipelines.turning import run_mirrored
+from spm_runtime.results import Defects, Map, Result
+from spm_runtime.scan import Scan, to_nm
+from spm_runtime.session import Session, shared_session
+from spm_runtime.terraces import find_terraces
+
+__all__ = ["find_defects"]
+
+Pixel = TypeVar("Pixel", bound=np.generic)
+
+#: Class of what the error map shows and the finder has no name for.
+OTHER = "other"
+#: A pixel is at a step where the finder says so with this probability.
+STEP = 0.5
+#: Shorter pieces of a step are not reported.
+SHORTEST_STEP_NM, SHORTEST_STEP_PX = 1.5, 8.0
+#: Around a step so many working pixels of the error map say nothing: windows that hold a step reconstruct badly.
+BESIDE_STEP_PX = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the finder says of one image, on the working pixels."""
+
+    surface: SurfaceImage
+    marks: Marks
+    regions: NDArray[np.int32]
+    steps: NDArray[np.bool_]
+
+
+def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters: Mapping[str, float]) -> Result:
+    """Find point defects and steps on a surface.
+
+    Parameters
+    ----------
+    scan
+        A constant-current image or another map of a surface; missing pixels are NaN.
+    package, session
+        A model of the task ``defects`` and its loaded finder; the package may have the patch autoencoders attached as
+        ``encoder`` and ``decoder``.
+    parameters
+        ``lower_bound`` (lowest score), ``confirm`` (1 looks for each defect in the other scan direction), ``unexplained`` (1
+        reports what only the error map shows, as class ``other``) and ``false_alarms`` (chance of such a report in an image
+        without defects).
+
+    Returns
+    -------
+    Result
+        With `Defects` and the maps ``mask``, ``steps``, ``class_map`` and, with autoencoders, ``character_map`` and
+        ``error_map``; the quantities ``step_length_nm`` or ``step_length_px``, ``defects_per_nm2`` where calibrated, and
+        ``novelty``.
+    """
+    clock = Clock()
+    seen = _look(scan, session, parameters["lower_bound"])
+    clock.stop("finder")
+    warnings = [*session.warnings, *unlike_training(scan, package, "the defects")]
+    patches, settings = None, package.settings
+    mask = seen.regions >= 0
+    if {"encoder", "decoder"} <= set(package.attached):
+        patches = _patches(scan, seen.surface, package)
+        clock.stop("patches")
+        unexplained = _unexplained(seen, patches, settings, parameters["false_alarms"])
+        mask = mask | unexplained
+        if parameters["unexplained"]:
+            seen = _with_others(seen, unexplained, patches)
+        warnings += _novelty(patches, settings)
+        clock.stop("mask")
+    names = (*(str(name) for name in settings["classes"]), OTHER)
+    defects = _defects(scan, seen, names)
+    if parameters["confirm"]:
+        defects = _confirm(scan, defects, session, parameters["lower_bound"], names)
+        clock.stop("directions")
+    maps = _maps(scan, seen, mask, patches, names)
+    clock.stop("maps")
+    return Result(
+        scan=scan,
+        task="defects",
+        model=package.reference,
+        provider=session.provider,
+        parameters=dict(parameters),
+        timings_s=clock.laps,
+        defects=defects,
+        maps=maps,
+        quantities=_quantities(scan, seen, defects, patches, settings),
+        warnings=tuple(warnings),
+    )
+
+
+def _look(scan: Scan, session: Session, lower_bound: float) -> _Seen:
+    """Run the finder on the scan and its mirror images."""
+    surface = on_working_pixels(scan.image, scan.pixel_size_nm)
+    found = run_mirrored(session, finder_input(surface))
+    marks = find_marks(found["presence"], found["radius_px"], found["kind"], threshold=lower_bound, valid=surface.valid)
+    return _Seen(surface, marks, regions_of(marks, found["inside"]), _steps(found["step"], surface))
+
+
+def _steps(step: NDArray[np.float32], surface: SurfaceImage) -> NDArray[np.bool_]:
+    """Edges of terraces: pieces that are long enough to be one."""
+    at = (step > STEP) & surface.valid
+    pieces, count = ndimage.label(at, np.ones((3, 3)))
+    least = SHORTEST_STEP_PX
+    if surface.pixel_size_nm is not None:
+        least = max(least, SHORTEST_STEP_NM / surface.pixel_size_nm)
+    keep = np.zeros(count + 1, bool)
+    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
+        keep[number] = np.hypot(*(side.stop - side.start for side in box)) >= least
+    return np.asarray(keep[pieces])
+
+
+def _patches(scan: Scan, surface: SurfaceImage, package: ModelPackage) -> PatchMaps:
+    """What the patch autoencoder says of the image, levelled terrace by terrace."""
+    settings = package.settings
+    per_unit = to_nm(1.0, scan.unit)
+    levelled = np.where(surface.valid, surface.heights, np.float32(np.nan))
+    if per_unit is not None:  # a current has no terraces
+        levelled = find_terraces(levelled * np.float32(per_unit), surface.pixel_size_nm).levelled
+    image = in_unit_range(levelled, float(settings["clip_percent"]))
+    encoder, decoder = (shared_session(package.attached[name], "cpu") for name in ("encoder", "decoder"))
+    return patch_maps(
+        encoder, decoder, image, clusters=int(settings["clusters"]), smoothing_px=float(settings["smoothing_px"])
+    )
+
+
+def _unexplained(
+    seen: _Seen, patches: PatchMaps, settings: Mapping[str, object], false_alarms: float
+) -> NDArray[np.bool_]:
+    """Where the autoencoder sees a defect and the finder does not."""
+    beside = ndimage.binary_dilation(seen.steps, iterations=BESIDE_STEP_PX) | ~seen.surface.valid
+    if beside.all():
+        return np.zeros(beside.shape, bool)
+    smoothing_px = float(str(settings["smoothing_px"]))
+    threshold = calibrate_threshold(
+        patches.error, patches.image, smoothing_px=smoothing_px, false_alarms=false_alarms, ignore=beside
+    )
+    targets = settings["target_clusters"]
+    shape = MaskSettings(target_clusters=tuple(int(n) for n in targets) if isinstance(targets, list) else ())
+    found = defect_mask(patches.error, patches.character, threshold.value, shape, ignore=beside)
+    pieces, _ = ndimage.label(found, np.ones((3, 3)))
+    explained = np.unique(pieces[ndimage.binary_dilation(seen.regions >= 0, iterations=2)])
+    return found & ~np.isin(pieces, explained)
+
+
+def _with_others(seen: _Seen, unexplained: NDArray[np.bool_], patches: PatchMaps) -> _Seen:
+    """Append the regions that only the error map shows."""
+    pieces, count = ndimage.label(unexplained, np.ones((3, 3)))
+    if not count:
+        return seen
+    marks, index = seen.marks, np.arange(1, count + 1)
+    centre = np.asarray(ndimage.center_of_mass(unexplained, pieces, index)).reshape(-1, 2)
+    area = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    lowest = float(marks.score.min()) if len(marks) else 0.5
+    added = Marks(
+        np.concatenate([marks.yx_px, centre]),
+        np.concatenate([marks.score, np.full(count, min(lowest, 0.5), np.float32)]),
+        np.concatenate([marks.radius_px, np.sqrt(area / np.pi)]),
+        np.concatenate([marks.chance, np.zeros((count, marks.chance.shape[1]), np.float32)]),
+    )
+    regions = np.where(pieces > 0, len(marks) + pieces - 1, seen.regions).astype(np.int32)
+    return _Seen(seen.surface, added, regions, seen.steps)
+
+
+def _novelty(patches: PatchMaps, settings: Mapping[str, object]) -> list[str]:
+    """A sentence for a surface that is unlike those of the training."""
+    known = float(str(settings["novelty_distance"]))
+    typical = float(np.median(patches.distance))
+    if typical <= known:
+        return []
+    return [
+        f"this surface is unlike those that the model was trained on (latent distance {typical:.2g}, 99 of 100 images of the "
+        f"training are below {known:.2g}): look at the defects by eye"
+    ]
+
+
+def _defects(scan: Scan, seen: _Seen, names: tuple[str, ...]) -> Defects:
+    """Marks on the pixels of the scan."""
+    marks, factor = seen.marks, np.asarray(seen.surface.factor)
+    boxes = ndimage.find_objects(seen.regions + 1, max_label=len(marks))
+    # A mark may have lost all its pixels to a better one at the same place.
+    size = np.array(
+        [[1.0, 1.0] if box is None else [float(side.stop - side.start) for side in box] for box in boxes]
+    ).reshape(-1, 2)
+    area = np.bincount(seen.regions[seen.regions >= 0], minlength=len(marks)).astype(np.float64)
+    named = marks.chance.max(axis=1, initial=0.0) > 0
+    kind = np.where(named, np.argmax(np.pad(marks.chance, ((0, 0), (0, 1))), axis=1), len(names) - 1)
+    return Defects(
+        yx_px=(marks.yx_px + 0.5) / factor - 0.5,
+        size_px=size / factor,
+        area_px=area / float(factor.prod()),
+        kind=kind.astype(np.int32),
+        names=names,
+        probability=np.where(named, marks.chance.max(axis=1, initial=0.0), 1.0).astype(np.float32),
+        score=np.asarray(marks.score, np.float32),
+        confirmed=np.full(len(marks), -1, np.int8),
+    )
+
+
+def _confirm(scan: Scan, defects: Defects, session: Session, lower_bound: float, names: tuple[str, ...]) -> Defects:
+    """The defects with what the other scan direction says of them; half the score is enough there."""
+    other = other_direction(scan)
+    if other is None or not len(defects):
+        return defects
+    there = _defects(other, _look(other, session, 0.5 * lower_bound), names)
+    answer = confirmed(defects, there, shift_between(scan, other), other)
+    return Defects(**(vars(defects) | {"confirmed": answer}))
+
+
+def _maps(
+    scan: Scan, seen: _Seen, mask: NDArray[np.bool_], patches: PatchMaps | None, names: tuple[str, ...]
+) -> tuple[Map, ...]:
+    """Everything in the size of the scan."""
+    rows, columns = (
+        np.minimum(((np.arange(size) + 0.5) * factor).astype(int), limit - 1)
+        for size, factor, limit in zip(scan.shape, seen.surface.factor, seen.surface.valid.shape, strict=True)
+    )
+
+    def full(values: NDArray[Pixel]) -> NDArray[Pixel]:
+        return np.asarray(values[rows[:, None], columns], values.dtype)
+
+    kind = _defects(scan, seen, names).kind
+    classes = np.concatenate([kind + 1, [0]]).astype(np.uint8)[seen.regions]  # −1, no defect, is the last
+    there = scan.valid
+    maps = [
+        Map("mask", full(mask) & there),
+        Map("steps", full(seen.steps) & there),
+        Map("class_map", np.where(there, full(classes), 0).astype(np.uint8), labels=("none", *names)),
+    ]
+    if patches is not None:
+        labels = (patches.character + 1).astype(np.uint8)
+        clusters = ("none", *(f"cluster {number}" for number in range(1, int(labels.max()) + 1)))
+        maps += [
+            Map("character_map", np.where(there, full(labels), 0).astype(np.uint8), labels=clusters),
+            Map("error_map", np.where(there, full(patches.error), np.nan).astype(np.float32)),
+        ]
+    return tuple(maps)
+
+
+def _quantities(
+    scan: Scan, seen: _Seen, defects: Defects, patches: PatchMaps | None, settings: Mapping[str, object]
+) -> dict[str, float]:
+    """Numbers that describe the whole scan."""
+    # A line of the step map is about as long as its skeleton has pixels; diagonal ones are longer.
+    length = _length_px(seen.steps)
+    pixel = seen.surface.pixel_size_nm
+    found = {"step_length_px": length / float(np.sqrt(np.prod(seen.surface.factor)))}
+    if pixel is not None:
+        found["step_length_nm"] = length * pixel
+        found["defects_per_nm2"] = len(defects) / max(float(seen.surface.valid.sum()) * pixel**2, 1e-12)
+    if patches is not None:
+        found["novelty"] = float(np.median(patches.distance)) / float(str(settings["novelty_distance"]))
+    return found
+
+
+def _length_px(steps: NDArray[np.bool_]) -> float:
+    """Length of all lines of a mask."""
+    from skimage.morphology import skeletonize  # half a second to import
+
+    if not steps.any():
+        return 0.0
+    line: NDArray[np.bool_] = skeletonize(steps) > 0  # type: ignore[no-untyped-call]
+    straight = (line[1:] & line[:-1]).sum() + (line[:, 1:] & line[:, :-1]).sum()
+    diagonal = (line[1:, 1:] & line[:-1, :-1]).sum() + (line[1:, :-1] & line[:-1, 1:]).sum()
+    return float(straight + np.sqrt(2) * diagonal)
