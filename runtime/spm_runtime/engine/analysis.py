@@ -142,7 +142,7 @@ def warm(settings: Settings) -> None:
     from spm_runtime.session import shared_session
 
     spm_kernels.warm()
-    for task in settings.tasks or tuple(pipelines.PIPELINES):
+    for task in settings.possible_tasks:
         shared_session(settings.package(task), settings.device, require_gpu=settings.require_gpu)
 
 
@@ -234,7 +234,7 @@ def _analyse_image(order: _Order, scan: Scan, sha256: str) -> Outcome:
             model=settings.model,
             device=settings.device,
             require_gpu=settings.require_gpu,
-            params=settings.params,
+            params=settings.params_for(task),
         )
         for task in tasks
     ]
@@ -271,7 +271,8 @@ def _is_as_wanted(document: Mapping[str, Any], folder: Path, tasks: tuple[Task, 
         package, there = settings.package(task), document["tasks"][task]
         if there["model"] != dataclasses.asdict(package.reference):
             return False
-        if any(there["parameters"].get(name) != value for name, value in package.resolve(settings.params).items()):
+        wanted = package.resolve(settings.params_for(task))
+        if any(there["parameters"].get(name) != value for name, value in wanted.items()):
             return False
     return all((folder / name).is_file() for name in files_of(document))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from spm_runtime._version import __version__
 from spm_runtime.errors import ParameterError
-from spm_runtime.models import ModelPackage, default_model, find_model
+from spm_runtime.models import ModelPackage, default_model, find_model, list_models
 from spm_runtime.pipelines import PIPELINES
 from spm_runtime.results import Task
 from spm_runtime.scan import Modality
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "check_settings", "fingerprint"]
 
-#: What is looked for unless the user says otherwise, as far as it is available.
+#: What is looked for unless the user says otherwise, as far as this version can do it.
 DEFAULT_TASKS: Mapping[Modality, tuple[Task, ...]] = {
     "stem": ("atoms",),
     "stm": ("defects", "atoms"),
@@ -39,7 +39,7 @@ class Settings:
     tasks
         What to look for; by modality when empty.
     model
-        Name or folder of a model package; the one named after the task when None.
+        Name or folder of a model package; the one named after the task when None. Without `tasks` it says what to look for.
     device
         ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
     require_gpu
@@ -49,7 +49,7 @@ class Settings:
     pixel_size_nm
         Pixel size in place of the file's own, in nanometres.
     params
-        Model parameters that differ from their defaults.
+        Model parameters that differ from their defaults; of several models, each takes those that it has.
     jobs
         How many scans are analysed at once, each in a process of its own.
     gwy
@@ -83,8 +83,50 @@ class Settings:
             raise ParameterError(f"--jobs {self.jobs}: expected 1 or more")
 
     def tasks_for(self, modality: Modality) -> tuple[Task, ...]:
-        """The tasks for a scan of this modality; none when its default has no pipeline yet."""
-        return self.tasks or tuple(task for task in DEFAULT_TASKS[modality] if task in PIPELINES)
+        """The tasks for a scan of this modality.
+
+        Those that the user names; else the one that the user's model is made for; else the modality's own, without those whose
+        model package is not installed where others are left. None when its default has no pipeline yet.
+
+        Raises
+        ------
+        ModelError
+            If the user's model is not there.
+        ParameterError
+            If it is made for a task that this version cannot do.
+        """
+        if self.tasks:
+            return self.tasks
+        if self.model is not None:
+            package = find_model(self.model)
+            # Spelled out for the type checker: what a package says of itself may be anything.
+            tasks = tuple(task for task in PIPELINES if task == package.task)
+            if not tasks:
+                raise ParameterError(
+                    f"--model {self.model}: made for the task {package.task!r}, which is not available; this version has: "
+                    f"{', '.join(PIPELINES)}"
+                )
+            return tasks
+        able = tuple(task for task in DEFAULT_TASKS[modality] if task in PIPELINES)
+        installed = {folder.name for folder in list_models()}
+        return tuple(task for task in able if task in installed) or able
+
+    @property
+    def possible_tasks(self) -> tuple[Task, ...]:
+        """Every task that some scan may be analysed for."""
+        wanted = {task for modality in DEFAULT_TASKS for task in self.tasks_for(modality)}
+        return tuple(task for task in PIPELINES if task in wanted)
+
+    def params_for(self, task: Task) -> dict[str, float]:
+        """The user's parameters, without those that only the models of the other tasks have.
+
+        One that no model has is kept: `ModelPackage.resolve` refuses it.
+        """
+        if not self.params:
+            return {}
+        own = self.package(task).parameters
+        others = {name for other in self.possible_tasks if other != task for name in self.package(other).parameters}
+        return {name: value for name, value in self.params.items() if name in own or name not in others}
 
     def package(self, task: Task) -> ModelPackage:
         """The model package for a task.
@@ -107,8 +149,8 @@ def check_settings(settings: Settings) -> None:
     ParameterError
         If a model has no such parameter, or a value is out of its range.
     """
-    for task in settings.tasks or tuple(PIPELINES):
-        settings.package(task).resolve(settings.params)
+    for task in settings.possible_tasks:
+        settings.package(task).resolve(settings.params_for(task))
 
 
 def fingerprint(settings: Settings) -> str:
@@ -119,7 +161,7 @@ def fingerprint(settings: Settings) -> str:
     ModelError, ParameterError
         As `check_settings`.
     """
-    packages = {task: settings.package(task) for task in settings.tasks or tuple(PIPELINES)}
+    packages = {task: settings.package(task) for task in settings.possible_tasks}
     facts = {
         "version": __version__,
         "tasks": list(settings.tasks),
@@ -127,6 +169,6 @@ def fingerprint(settings: Settings) -> str:
         "pixel_size_nm": settings.pixel_size_nm,
         "gwy": settings.gwy,
         "models": {task: package.sha256 for task, package in packages.items()},
-        "parameters": {task: dict(package.resolve(settings.params)) for task, package in packages.items()},
+        "parameters": {task: dict(package.resolve(settings.params_for(task))) for task, package in packages.items()},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()

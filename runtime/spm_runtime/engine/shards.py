@@ -30,7 +30,6 @@ from spm_runtime.engine.state import holder, state_folder
 from spm_runtime.engine.worker import Duty
 from spm_runtime.engine.workers import Pool, Workers
 from spm_runtime.errors import OutputError, ParameterError
-from spm_runtime.pipelines import PIPELINES
 from spm_runtime.results import Outcome, file_sha256, printable, write_atomically
 
 __all__ = ["MANIFEST", "Manifest", "Part", "Shard", "read_manifest", "run_shard"]
@@ -304,7 +303,6 @@ def _parts(jobs: Iterable[Job], count: int) -> tuple[Part, ...]:
 
 def _facts(settings: Settings) -> dict[str, Any]:
     """What results depend on, for people to compare, with its digest."""
-    tasks = settings.tasks or tuple(PIPELINES)
     return {
         "fingerprint": fingerprint(settings),
         "adatom": __version__,
@@ -313,7 +311,7 @@ def _facts(settings: Settings) -> dict[str, Any]:
         "--pixel-size-nm": settings.pixel_size_nm,
         "--param": dict(settings.params),
         "--gwy": settings.gwy,
-        "models": {task: dataclasses.asdict(settings.package(task).reference) for task in tasks},
+        "models": {task: dataclasses.asdict(settings.package(task).reference) for task in settings.possible_tasks},
     }
 
 
