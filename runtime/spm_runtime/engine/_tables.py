@@ -18,14 +18,18 @@ __all__ = ["COLUMNS", "SCHEMA", "SCHEMA_VERSION", "Entry", "Found", "State", "op
 #: ``ignored``, no scan at all.
 State = Literal["waiting", "working", "done", "failed", "quarantined", "skipped", "gone", "ignored"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+#: What makes a ledger of version 1 one of version 2.
+UPGRADE = "ALTER TABLE scans ADD COLUMN beside TEXT NOT NULL DEFAULT ''"
 
 #: Memory that SQLite may keep for a ledger, in kB: a watch that runs for months must not grow with it.
 CACHE_KB = 512
 SCHEMA = """
 CREATE TABLE scans (
     name TEXT PRIMARY KEY, root BLOB NOT NULL, path BLOB NOT NULL, named INTEGER NOT NULL DEFAULT 0,
-    size INTEGER, mtime_ns INTEGER, settings TEXT NOT NULL, sha256 TEXT NOT NULL DEFAULT '', key TEXT NOT NULL DEFAULT '',
+    size INTEGER, mtime_ns INTEGER, beside TEXT NOT NULL DEFAULT '', settings TEXT NOT NULL,
+    sha256 TEXT NOT NULL DEFAULT '', key TEXT NOT NULL DEFAULT '',
     state TEXT NOT NULL, kind TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', traceback TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0,
     analyses INTEGER NOT NULL DEFAULT 0, version INTEGER NOT NULL DEFAULT 1, place INTEGER NOT NULL DEFAULT 0,
@@ -40,7 +44,7 @@ CREATE TABLE workers (pid INTEGER PRIMARY KEY, created_s REAL NOT NULL) STRICT;
 
 #: Columns of `Entry`, in order.
 COLUMNS = (
-    "name, path, named, size, mtime_ns, settings, sha256, key, state, kind, reason, traceback, attempts, interruptions, "
+    "name, path, named, size, mtime_ns, beside, settings, sha256, key, state, kind, reason, traceback, attempts, interruptions, "
     "tries, analyses, version, changed_s, seen_s, settled_s, started_s, finished_s, next_try_s, latency_s, provider"
 )
 
@@ -115,7 +119,7 @@ def connect(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_database(file: Path, *, create: bool) -> tuple[sqlite3.Connection, bool, str]:
+def open_database(file: Path, *, create: bool, check: bool = True) -> tuple[sqlite3.Connection, bool, str]:
     """Open a ledger's database; one that is damaged is set aside and replaced by an empty one.
 
     Parameters
@@ -124,6 +128,8 @@ def open_database(file: Path, *, create: bool) -> tuple[sqlite3.Connection, bool
         The file.
     create
         Whether it may be made.
+    check
+        Whether all of it is looked through for damage, rather than its version alone.
 
     Returns
     -------
@@ -136,7 +142,8 @@ def open_database(file: Path, *, create: bool) -> tuple[sqlite3.Connection, bool
     """
     connection = connect(file)
     try:
-        damage = _damage(connection)
+        _upgrade(connection)
+        damage = _damage(connection, check=check)
         if damage is None:
             return connection, False, ""
         note = ""
@@ -157,11 +164,28 @@ def open_database(file: Path, *, create: bool) -> tuple[sqlite3.Connection, bool
     return connection, True, note
 
 
-def _damage(connection: sqlite3.Connection) -> str | None:
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring the tables of an earlier version up to date."""
+    try:
+        if connection.execute("PRAGMA user_version").fetchone() != (1,):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone() == (1,):  # not by another process meanwhile
+            connection.execute(UPGRADE)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:  # damaged, which is found out next
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _damage(connection: sqlite3.Connection, *, check: bool) -> str | None:
     """What is wrong with a database: None when nothing is, an empty word when it is new."""
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone() if check else ("ok",)
     except sqlite3.OperationalError:  # locked, or the disk is full: nothing is wrong with the file
         raise
     except sqlite3.DatabaseError as error:
@@ -185,6 +209,6 @@ def _set_aside(file: Path, why: str) -> str:
 
 def to_entry(row: tuple[Any, ...]) -> Entry:
     """A row of the columns `COLUMNS` as a value."""
-    name, path, named, size, mtime_ns, *rest = row
-    stamp = None if size is None else Stamp(size, mtime_ns)
+    name, path, named, size, mtime_ns, beside, *rest = row
+    stamp = None if size is None else Stamp(size, mtime_ns, beside)
     return Entry(name, Path(os.fsdecode(path)), bool(named), stamp, *rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 import uuid
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from spm_runtime import pipelines
 from spm_runtime.engine.analysis import Analyse
+from spm_runtime.engine.companions import Beside
 from spm_runtime.engine.console import Console
 from spm_runtime.engine.discovery import find_files
 from spm_runtime.engine.jobs import Job, Stamp
@@ -134,7 +136,8 @@ def _put_in_line(supervisor: Supervisor, jobs: Sequence[Job]) -> int:
         supervisor.ledger.patiently(partial(supervisor.report.add, [problem]))
         supervisor.console.say(problem)
     now_s = supervisor.clock()
-    found = (Found(_stamped(job), None, now_s) for job in jobs if not job.problem)
+    beside = Beside()
+    found = (Found(_stamped(job, beside), None, now_s) for job in jobs if not job.problem)
     # What is done is put in line too: whoever opens it sees by its content whether the result is still the right one.
     supervisor.ledger.offer(
         found,
@@ -147,10 +150,10 @@ def _put_in_line(supervisor: Supervisor, jobs: Sequence[Job]) -> int:
     return len(problems)
 
 
-def _stamped(job: Job) -> Job:
+def _stamped(job: Job, beside: Beside) -> Job:
     """The job with the present state of its file; without one when that is not known, which whoever opens it will say."""
     try:
-        stamp = Stamp.of(job.path.stat())
+        stamp = dataclasses.replace(Stamp.of(job.path.stat()), beside=beside.state(job.path))
     except OSError:
         return job
     return Job(job.path, job.name, stamp=stamp, named=job.named)

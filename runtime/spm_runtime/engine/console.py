@@ -6,7 +6,7 @@ import logging
 import logging.handlers
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ class Console:
         """Print one line and log it."""
         text = printable(text) if colour else text
         logger.log(logging.WARNING if error or colour else logging.INFO, "%s", text)
-        with tqdm.external_write_mode(file=sys.stderr):
+        # What it is written to may be a file on a full disk, or a terminal that was closed: that must not end the work.
+        with suppress(OSError), tqdm.external_write_mode(file=sys.stderr):
             click.secho(text, fg=colour, err=error)
 
     def tell(self, text: str) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from spm_runtime.engine.companions import is_log
 from spm_runtime.engine.jobs import Job
 from spm_runtime.engine.staging import Head
 from spm_runtime.readers import readers
 from spm_runtime.results import printable, read_document
 
-__all__ = ["find_files", "is_scan", "may_be_scan", "walk"]
+__all__ = ["files_of", "find_files", "is_scan", "may_be_scan", "walk"]
 
 #: Notes and tables that lie beside scans; taken only where a reader declares the suffix and recognises the content.
 SIDECAR_SUFFIXES = frozenset(
@@ -35,7 +37,7 @@ def find_files(
 ) -> Iterator[Job]:
     """All files that may be scans, folders recursively, in the order given and sorted within a folder; none is opened.
 
-    Hidden files and folders, folders that hold results, and notes that lie beside scans are passed over. Whether a file of a
+    Hidden files and folders, results, and notes that lie beside scans are passed over. Whether a file of a
     folder is a scan is for its content to say, see `is_scan`; one that is named counts, whatever it holds.
 
     Parameters
@@ -99,19 +101,24 @@ def walk(
     Yields
     ------
     os.DirEntry
-        Files, links to files included; hidden ones, those below hidden folders, linked folders and folders with a
-        ``result.json`` of this program left out.
+        Files, links to files included; hidden ones, those below hidden folders, linked folders, and files that a
+        ``result.json`` of this program beside them lists left out.
     """
-    if read_document(Path(folder)) is not None:
-        return
+    # Not the whole folder: somebody may have copied results into the folder of the scans, which are not to be missed.
+    results = files_of(read_document(Path(folder)))
     folders: list[str] = []
     try:
         with os.scandir(folder) as listing:
             entries: Iterable[os.DirEntry[str]] = sorted(listing, key=lambda entry: entry.name) if in_order else listing
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name in results:
                     continue
-                if _is_file(entry):
+                try:
+                    is_file = _is_file(entry)
+                except OSError as error:  # this one alone: the others are not to be missed for it
+                    on_error(error)
+                    continue
+                if is_file:
                     yield entry
                 elif entry.is_dir(follow_symlinks=False) and not (ignore and _is_same_folder(entry, ignore)):
                     if in_order:
@@ -122,6 +129,16 @@ def walk(
         on_error(error)
     for below in folders:
         yield from walk(below, ignore=ignore, on_error=on_error, in_order=False)
+
+
+def files_of(document: Mapping[str, Any] | None) -> set[str]:
+    """Names of the files that a ``result.json`` lists; none of what only has its name."""
+    if document is None:
+        return set()
+    tasks = document.get("tasks")
+    blocks = [document, *(tasks.values() if isinstance(tasks, dict) else ())]
+    lists = [block.get("files") for block in blocks if isinstance(block, Mapping)]
+    return {name for names in lists if isinstance(names, list) for name in names if isinstance(name, str)}
 
 
 def may_be_scan(path: Path) -> bool:
@@ -149,7 +166,7 @@ def is_scan(path: Path, head: Head) -> bool:
     OSError
         If a reader wants to see more of the file and cannot.
     """
-    if not may_be_scan(path):
+    if not may_be_scan(path) or is_log(path):
         return False
     if head.size and any(reader.sniff(head) for reader in readers()):
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import queue
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from spm_runtime.engine.companions import Beside
 from spm_runtime.engine.discovery import may_be_scan, walk
 from spm_runtime.engine.jobs import Job, Stamp
 from spm_runtime.engine.ledger import Found
@@ -30,6 +32,9 @@ AT_ONCE_S = 0.25
 
 #: So many files of a look may lie ready at once.
 READY = 200
+
+#: So many troubles of a look are told one by one: a share that goes away may be one for every file.
+TOLD = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ class Intake:
         self._oldest_ns = None if since is None else int(since.timestamp() * 1e9)
         self._resting: set[bytes] = set()  # digests of path and stamp
         self._fresh: dict[bytes, _Fresh] = {}
+        self._beside = Beside()
         self._forgotten: deque[bytes] = deque()  # filled while another thread looks
         self._troubles: set[str] = set()
         self._looked_s: float | None = None
@@ -151,15 +157,20 @@ class Intake:
         def note(error: OSError) -> None:
             lost[str(error.filename or self._folder)] = str(error.strerror or error)
 
+        self._beside.begin()
         for entry in walk(self._folder, ignore=self._ignore, on_error=note, in_order=False):
             path = Path(entry.path)
             if not may_be_scan(path):
                 continue
             try:
                 facts = path.stat()  # not the entry's own: Windows updates that one late
-            except OSError:
+                stamp = dataclasses.replace(Stamp.of(facts), beside=self._beside.state(path))
+            except FileNotFoundError:
                 continue  # gone since it was listed
-            yield path, Stamp.of(facts)
+            except OSError as error:  # nothing is known of it, so it must not pass for one that is not there
+                note(error)
+                continue
+            yield path, stamp
 
     def _name(self, path: Path) -> str:
         """The name for people and results; one that cannot be printed is told from others by a few digits."""
@@ -170,20 +181,23 @@ class Intake:
         return f"{name}~{hashlib.sha256(os.fsencode(path.relative_to(self._folder))).hexdigest()[:6]}"
 
     def _note_troubles(self, lost: dict[str, str]) -> None:
-        for place in lost.keys() - self._troubles:
-            if self._strict:
-                raise CannotOpenError(
-                    place, f"cannot be listed ({lost[place]})", "a readable folder", "Check the share and your rights."
-                )
-            self._tell(f"{printable(place)}: cannot be listed ({lost[place]}); waiting for it")
-        for place in self._troubles - lost.keys():
-            self._tell(f"{printable(place)}: is back")
+        new, back = sorted(lost.keys() - self._troubles), sorted(self._troubles - lost.keys())
+        if new and self._strict:
+            place = new[0]
+            raise CannotOpenError(
+                place, f"cannot be listed ({lost[place]})", "a readable folder", "Check the share and your rights."
+            )
+        for places, what in ((new, "cannot be listed ({}); waiting for it"), (back, "is back")):
+            for place in places[:TOLD]:
+                self._tell(f"{printable(place)}: {what.format(lost.get(place))}")
+            if len(places) > TOLD:
+                self._tell(f"and {len(places) - TOLD} more, below {printable(str(self._folder))}")
         self._troubles = set(lost)
 
 
 def _digest(path: Path, stamp: Stamp) -> bytes:
     """A state of a file in a few bytes."""
-    facts = b"%d %d " % (stamp.size, stamp.mtime_ns)
+    facts = b"%d %d %s " % (stamp.size, stamp.mtime_ns, stamp.beside.encode("ascii"))
     return hashlib.blake2b(facts + os.fsencode(path), digest_size=12).digest()
 
 

@@ -11,18 +11,30 @@ from spm_runtime.results import Outcome
 
 __all__ = ["Event", "Finished", "Job", "Lost", "Read", "Stamp"]
 
+#: File systems hold times that 64 bits of nanoseconds, and so the ledger, do not: a broken clock writes the year 2400.
+LATEST_NS = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells one state of a file from another without reading it."""
+    """What tells one state of a file from another without reading it.
+
+    Parameters
+    ----------
+    size, mtime_ns
+        Its own size in bytes and time of change in nanoseconds since 1970.
+    beside
+        State of its companions, see `spm_runtime.engine.companions.Beside`.
+    """
 
     size: int
     mtime_ns: int
+    beside: str = ""
 
     @classmethod
     def of(cls, facts: os.stat_result) -> Stamp:
         """The stamp that a call of ``stat`` found."""
-        return cls(facts.st_size, facts.st_mtime_ns)
+        return cls(facts.st_size, max(-LATEST_NS, min(facts.st_mtime_ns, LATEST_NS)))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import sqlite3
@@ -66,6 +67,8 @@ class Ledger:
         The SQLite file, on a local disk: its locks do not work on shares. Made when it is not there.
     create
         Whether it may be made.
+    check
+        Whether all of it is looked through for damage, which takes a while where there are many scans.
     tell
         Called with a sentence while it cannot be written, as when the disk is full: then it is waited for. When None it is not.
     is_stopping
@@ -89,6 +92,7 @@ class Ledger:
         file: Path,
         *,
         create: bool = True,
+        check: bool = True,
         tell: Callable[[str], object] | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -99,7 +103,7 @@ class Ledger:
             raise OutputError(f"{file}: no ledger; nothing was analysed here yet, or it was with another --state")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.patiently(lambda: self._open(create=create))
+            self.patiently(lambda: self._open(create=create, check=check))
         except (OSError, sqlite3.Error) as error:
             raise OutputError(
                 f"{file}: the ledger cannot be opened ({error}); name a folder on a local disk with --state, where you may write"
@@ -117,8 +121,8 @@ class Ledger:
         """Close the file."""
         self.connection.close()
 
-    def _open(self, *, create: bool) -> None:
-        self.connection, self.is_new, self.note = open_database(self.file, create=create)
+    def _open(self, *, create: bool, check: bool) -> None:
+        self.connection, self.is_new, self.note = open_database(self.file, create=create, check=check)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -154,13 +158,14 @@ class Ledger:
                 return result
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        return self.connection.execute(query, values).fetchall()
+        def rows() -> list[tuple[Any, ...]]:
+            return self.connection.execute(query, values).fetchall()
+
+        # Within a transaction all of it is tried again.
+        return rows() if self.connection.in_transaction else self.patiently(rows)
 
     def _do(self, query: str, *values: object) -> None:
-        if self.connection.in_transaction:  # then all of it is tried again
-            self._all(query, *values)
-        else:
-            self.patiently(lambda: self._all(query, *values))
+        self._all(query, *values)
 
     # What is to be done
 
@@ -223,14 +228,14 @@ class Ledger:
         with self.transaction():
             for place, item in enumerate(found, start=first):
                 job = item.job
-                size, mtime_ns = (None, None) if job.stamp is None else (job.stamp.size, job.stamp.mtime_ns)
-                facts = (root, os.fsencode(job.path), job.named, size, mtime_ns, settings, place)
+                stamp = (None, None, "") if job.stamp is None else dataclasses.astuple(job.stamp)
+                facts = (root, os.fsencode(job.path), job.named, *stamp, settings, place)
                 times = (item.changed_s, item.seen_s, now_s)
                 known = self.get(job.name)
                 if known is None:
                     self._do(
-                        "INSERT INTO scans (root, path, named, size, mtime_ns, settings, place, changed_s, seen_s, settled_s, "
-                        "name, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
+                        "INSERT INTO scans (root, path, named, size, mtime_ns, beside, settings, place, changed_s, seen_s, "
+                        "settled_s, name, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
                         *facts, *times, job.name,
                     )  # fmt: skip
                     count += 1
@@ -241,8 +246,8 @@ class Ledger:
                         put_off(item)
                 elif is_new or known.settings != settings or _is_open(known, again, is_there):
                     self._do(
-                        f"UPDATE scans SET root = ?, path = ?, named = ?, size = ?, mtime_ns = ?, settings = ?, place = ?, "
-                        f"changed_s = ?, seen_s = ?, settled_s = ?, version = version + ?, {_ANEW} WHERE name = ?",
+                        f"UPDATE scans SET root = ?, path = ?, named = ?, size = ?, mtime_ns = ?, beside = ?, settings = ?, "
+                        f"place = ?, changed_s = ?, seen_s = ?, settled_s = ?, version = version + ?, {_ANEW} WHERE name = ?",
                         *facts, *times, is_new, job.name,
                     )  # fmt: skip
                     count += 1

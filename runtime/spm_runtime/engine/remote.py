@@ -153,7 +153,7 @@ def answer_of(future: Any) -> Any:
 def seen_from_here(outcome: Outcome, job: Job, address: str) -> Outcome:
     """The outcome with the path as the user gave it; a file that only the worker does not see is said to be that."""
     reason = outcome.reason.replace(str(absolute(job.path)), str(job.path))
-    if outcome.error == "FileNotFoundError" and not outcome.may_pass and job.path.exists():
+    if outcome.error == "FileNotFoundError" and not outcome.may_pass and os.path.exists(job.path):  # noqa: PTH110
         reason = (
             f"{job.path}: is here, and not on the computer of the Dask worker {address}; scans must lie where all computers see "
             "them at the same path"

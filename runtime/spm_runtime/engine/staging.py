@@ -5,28 +5,25 @@ Whatever happens to the analysis happens to the copy. Raw data is only ever read
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from spm_runtime.engine.companions import companions, content_digest
 from spm_runtime.engine.jobs import Stamp
 from spm_runtime.errors import CannotOpenError
 from spm_runtime.readers import HEAD_BYTES
 from spm_runtime.readers._api import Probe
 
-__all__ = ["Copy", "Head", "companions", "fetch", "look_at", "open_shared"]
+__all__ = ["Copy", "Head", "fetch", "look_at", "open_shared"]
 
 #: Bytes that are copied at once.
 CHUNK = 2**20
-
-#: A file that belongs to others beside it: Omicron MATRIX keeps size and scale in the parameter files of the session, TIA
-#: keeps the pixels of an .emi in the series of the same name.
-_MATRIX = re.compile(r"(?P<session>.+)--[^-]*_mtrx", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Head(Probe):
 
 @dataclass(frozen=True)
 class Copy:
-    """A scan on the local disk: its path, and the SHA-256 of its content."""
+    """A scan on the local disk: its path, and the SHA-256 of its content, see `content_digest`."""
 
     path: Path
     sha256: str
@@ -91,28 +88,19 @@ def fetch(path: Path, folder: Path, *, stamp: Stamp | None = None) -> Copy:
     digest = hashlib.sha256()
     with _open_patiently(path) as source:
         before = _stamp(path, source)
-        if stamp is not None and before != stamp:
+        if stamp is not None and before != dataclasses.replace(stamp, beside=""):
             raise _busy(path, "it has changed since it was found")
         _copy(path, source, copy, digest)
         if _stamp(path, source) != before or copy.stat().st_size != before.size:
             raise _busy(path, "it changed while it was read")
-    for companion in companions(path):
+    try:
+        there = companions(path)
+    except OSError as error:
+        raise _busy(path, f"its folder cannot be listed ({error.strerror or error})") from error
+    for companion in there:
         with _open_patiently(companion) as source:
             _copy(companion, source, folder / companion.name, hashlib.sha256())
-    return Copy(copy, digest.hexdigest())
-
-
-def companions(path: Path) -> Iterator[Path]:
-    """The files beside a scan without which it cannot be read, as far as they are there."""
-    matrix = _MATRIX.fullmatch(path.name)
-    if matrix is not None:
-        number = 1
-        while (link := path.with_name(f"{matrix['session']}_{number:04d}.mtrx")).is_file():
-            yield link
-            number += 1
-    elif path.suffix.lower() == ".emi":
-        pattern = re.compile(re.escape(path.stem) + r"_\d+\.ser", re.IGNORECASE)
-        yield from sorted(beside for beside in path.parent.iterdir() if pattern.fullmatch(beside.name))
+    return Copy(copy, content_digest(path, digest.hexdigest(), (folder / companion.name for companion in there)))
 
 
 def _copy(path: Path, source: BinaryIO, copy: Path, digest: hashlib._Hash) -> None:

@@ -148,7 +148,8 @@ class State:
     @property
     def out_is_there(self) -> bool:
         """Whether the folder of results is what it was: a share that went away leaves an empty folder in its place."""
-        return (self._out / LOCK).is_file() if self._out_is_marked else self._out.is_dir()
+        # `Path.is_file` raises where a share does not answer, as with "stale handle" or "host is down".
+        return os.path.isfile(self._out / LOCK) if self._out_is_marked else os.path.isdir(self._out)  # noqa: PTH112, PTH113
 
 
 class _HeldError(Exception):

@@ -220,7 +220,7 @@ class Supervisor:
         """Bring the summary up to date; whether that went well. Not while there is no room for it, or no folder."""
         if self._paused and (at_most_every_s or not self.is_out_there()):
             return False
-        return self.console.write_report(self.report, at_most_every_s=at_most_every_s)
+        return self.ledger.patiently(lambda: self.console.write_report(self.report, at_most_every_s=at_most_every_s))
 
     def has_room(self) -> bool:
         """Whether work may go on; says so once when it may not, and once when it may again."""
@@ -364,7 +364,10 @@ class Supervisor:
 
 def has_result(out: Path, name: str) -> bool:
     """Whether there is a result of a scan, or of a frame of it."""
-    return (out / name / "result.json").is_file() or any((out / name).glob("frame-*/result.json"))
+    try:
+        return (out / name / "result.json").is_file() or any((out / name).glob("frame-*/result.json"))
+    except OSError:  # the share of the results does not answer: whoever opens the scan will see
+        return False
 
 
 def adopt_results(ledger: Ledger, out: Path) -> int:

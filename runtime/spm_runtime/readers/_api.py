@@ -16,7 +16,7 @@ from types import ModuleType
 from spm_runtime.errors import CorruptScanError, MissingExtraError
 from spm_runtime.scan import Scan
 
-__all__ = ["HEAD_BYTES", "MAX_PIXELS", "Probe", "Reader", "check_claim", "import_extra"]
+__all__ = ["HEAD_BYTES", "MAX_PIXELS", "Companions", "Probe", "Reader", "check_claim", "import_extra"]
 
 #: How much of a file the sniffers see.
 HEAD_BYTES = 4096
@@ -40,6 +40,26 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Companions:
+    """Files beside a scan without which it cannot be read, or not in full; known by their names.
+
+    Parameters
+    ----------
+    scan
+        Regular expression for the whole name of such a scan, case ignored, with a group ``key``.
+    beside
+        The same for the name of a companion; it belongs to the scans of the same key.
+    mention
+        For logs that grow with every scan of a session: the bytes, given a scan's name, that end what they say of this scan.
+        What comes behind, in this file or in later ones by name, does not concern it. None when all of every file counts.
+    """
+
+    scan: str
+    beside: str
+    mention: Callable[[str], bytes] | None = None
+
+
+@dataclass(frozen=True)
 class Reader:
     """How one format is recognised and read.
 
@@ -59,6 +79,8 @@ class Reader:
         Name of the optional dependency group that the reader needs, or None.
     rank
         Readers are asked in the order of their rank; a format that is a special case of another one has a lower rank.
+    companions
+        The files beside a scan that belong to it, or None.
     """
 
     name: str
@@ -67,6 +89,7 @@ class Reader:
     read: Callable[[Path], Iterator[Scan]]
     extra: str | None = None
     rank: int = 50
+    companions: Companions | None = None
 
 
 def import_extra(module: str, *, extra: str, path: Path, format_name: str) -> ModuleType:

@@ -8,6 +8,7 @@ the lowest row first.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from spm_runtime.errors import CannotOpenError, ChannelError, CorruptScanError, ScanError
-from spm_runtime.readers._api import Probe, Reader, check_claim, import_extra
+from spm_runtime.readers._api import Companions, Probe, Reader, check_claim, import_extra
 from spm_runtime.readers._raw import base_unit, to_values
 from spm_runtime.scan import Direction, Modality, Scan, to_nm
 
@@ -163,4 +164,18 @@ def _modality(param: Mapping[str, Any], channel: str) -> Modality:
     return "stm" if "EEPA::GapVoltageControl.Voltage" in param else "unknown"
 
 
-READER = Reader(name=FORMAT, suffixes=(".*_mtrx",), sniff=_sniff, read=_read, extra="omicron")
+def _mention(name: str) -> bytes:
+    """What ends the part of a parameter file that concerns a scan: its name, as a string of the format (length, UTF-16)."""
+    letters = name.encode("utf-16-le", "surrogatepass")
+    return struct.pack("<L", len(letters) // 2) + letters
+
+
+READER = Reader(
+    name=FORMAT,
+    suffixes=(".*_mtrx",),
+    sniff=_sniff,
+    read=_read,
+    extra="omicron",
+    # MATRIX appends to the parameter files as long as the session lasts.
+    companions=Companions(r"(?P<key>.+)--[^-]*_mtrx", r"(?P<key>.+)_\d{4}\.mtrx", _mention),
+)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from spm_runtime.errors import CannotOpenError, CorruptScanError, ScanError
-from spm_runtime.readers._api import Probe, Reader, check_claim
+from spm_runtime.readers._api import Companions, Probe, Reader, check_claim
 from spm_runtime.readers._images import FREE_BYTES, MAX_FRAMES
 from spm_runtime.readers._rosettasciio import EXTRA, images, load
 from spm_runtime.scan import Scan
@@ -153,4 +153,11 @@ def _damaged(path: Path, seen: str) -> CorruptScanError:
     )
 
 
-READER = Reader(name=NAME, suffixes=(".ser",), sniff=_sniff, read=_read, extra=EXTRA)
+READER = Reader(
+    name=NAME,
+    suffixes=(".ser",),
+    sniff=_sniff,
+    read=_read,
+    extra=EXTRA,
+    companions=Companions(r"(?P<key>.+)\.emi", r"(?P<key>.+)_\d+\.ser"),
+)

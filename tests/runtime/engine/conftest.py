@@ -1,10 +1,18 @@
 """Stand-ins for the analysis and for processes, so that what the engine does with scans can be tested without either."""
 
+import csv
+import signal
+from functools import partial
+
 import numpy as np
 import pytest
 import yaml
 
+from spm_runtime.engine import intake as intake_module
 from spm_runtime.engine.jobs import Finished, Lost, Read
+from spm_runtime.engine.settings import Settings
+from spm_runtime.engine.status import status_of
+from spm_runtime.engine.watch import watch
 from spm_runtime.errors import ModelError
 from spm_runtime.models import load_package
 from spm_runtime.results import Atoms, Map, Result
@@ -132,3 +140,55 @@ def save_scan():
         return path
 
     return save
+
+
+DAWN = 1.9e9  # later than any file of these tests
+
+
+class Stage:
+    """Time that passes only when the watch sleeps; what happens meanwhile is a list of actions, one per second."""
+
+    def __init__(self, tmp_path, fake, make_pool) -> None:
+        self.data, self.out, self.fake, self.make_pool = tmp_path / "data", tmp_path / "out", fake, make_pool
+        self.data.mkdir()
+        self.now = self.acted = DAWN
+        self.actions = []
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        if self.now < self.acted + 1:
+            return
+        self.acted = self.now
+        if self.actions:
+            self.actions.pop(0)()
+        else:
+            signal.raise_signal(signal.SIGINT)
+
+    def run(self, *actions, **options):
+        self.actions = list(actions)
+        facts = {
+            "poll_s": 1.0,
+            "give_up_s": 10.0,
+            "clock": self.clock,
+            "ticks": self.clock,
+            "analyse": self.fake,
+            "make_pool": partial(self.make_pool, sleep=self.sleep),
+        } | options
+        return watch(self.data, self.out, facts.pop("settings", Settings()), **facts)
+
+    def rows(self):
+        with (self.out / "summary.csv").open(encoding="utf-8", newline="") as file:
+            return {row["scan"]: row for row in csv.DictReader(file)}
+
+    def scans(self):
+        return {scan["scan"]: scan for scan in status_of(self.out)["scans"]}
+
+
+@pytest.fixture
+def stage(tmp_path, fake, make_inline, monkeypatch):
+    monkeypatch.setattr("spm_runtime.results._report.PATIENCE", 0.0)  # time does not pass here
+    monkeypatch.setattr(intake_module, "AT_ONCE_S", 60.0)  # every look is over before the next second
+    return Stage(tmp_path, fake, make_inline)

@@ -64,10 +64,44 @@ def test_results_and_hidden_files_are_passed_over(tmp_path, save_scan):
     save_scan(tmp_path / ".git" / "b.npy")
     save_scan(tmp_path / "out" / "c.npy" / "confidence.npy")
     save_scan(tmp_path / "old results" / "d.npy" / "confidence.npy")
-    (tmp_path / "old results" / "d.npy" / "result.json").write_text('{"schema_version": 1}', encoding="utf-8")
+    listing = '{"schema_version": 1, "files": ["overlay.png"], "tasks": {"atoms": {"files": ["confidence.npy"]}}}'
+    (tmp_path / "old results" / "d.npy" / "result.json").write_text(listing, encoding="utf-8")
     save_scan(tmp_path / "somebody's" / "e.npy")
     (tmp_path / "somebody's" / "result.json").write_text("{}", encoding="utf-8")
     assert names(tmp_path, ignore=tmp_path / "out") == ["a.npy", "somebody's/e.npy"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"schema_version": 1, "files": ["overlay.png"], "tasks": {}}',
+        '{"schema_version": 1, "files": 3, "tasks": [{}]}',
+    ],
+    ids=["copied there", "of another program"],
+)
+def test_a_stray_result_hides_no_scan(tmp_path, save_scan, content):
+    save_scan(tmp_path / "a.npy")
+    save_scan(tmp_path / "sub" / "b.npy")
+    (tmp_path / "result.json").write_text(content, encoding="utf-8")
+    assert names(tmp_path) == ["a.npy", "sub/b.npy"]
+
+
+def test_an_entry_that_cannot_be_looked_at_hides_no_other(tmp_path, save_scan, monkeypatch):
+    from spm_runtime.engine import discovery
+
+    for name in ("a.npy", "b.npy", "c.npy"):
+        save_scan(tmp_path / name)
+    real = discovery._is_file
+
+    def is_file(entry):
+        if entry.name == "b.npy":
+            raise OSError(5, "Input/output error", entry.path)
+        return real(entry)
+
+    monkeypatch.setattr(discovery, "_is_file", is_file)
+    first, second, problem = find_files([tmp_path])
+    assert (first.name, second.name) == ("a.npy", "c.npy")
+    assert "b.npy: cannot be listed (Input/output error)" in problem.problem
 
 
 def test_a_link_to_the_folder_of_results_is_that_folder(tmp_path, save_scan):

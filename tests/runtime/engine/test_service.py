@@ -13,13 +13,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spm_runtime.engine.batch import run_batch
 from spm_runtime.engine.ledger import LEDGER, Ledger
 from spm_runtime.engine.service import Service
 from spm_runtime.engine.settings import Settings, fingerprint
-from spm_runtime.engine.staging import companions, fetch, look_at
+from spm_runtime.engine.staging import fetch, look_at
 from spm_runtime.engine.state import State, find_state, holder, state_folder
 from spm_runtime.engine.status import metrics_text, serve_metrics, status_lines, status_of
 from spm_runtime.errors import CannotOpenError, OutputError, ParameterError
@@ -116,26 +117,6 @@ def test_a_full_disk_is_named_and_not_the_scan(tmp_path):
     assert caught.value.filename == str(copies / "a.sxm")
 
 
-def test_files_that_belong_together_are_copied_together(tmp_path):
-    for name in (
-        "s--1_1.Z_mtrx",
-        "s_0001.mtrx",
-        "s_0002.mtrx",
-        "other_0001.mtrx",
-        "m.emi",
-        "m_1.ser",
-        "m_2.ser",
-        "mm_1.ser",
-    ):
-        (tmp_path / name).write_bytes(b"x")
-    assert [path.name for path in companions(tmp_path / "s--1_1.Z_mtrx")] == ["s_0001.mtrx", "s_0002.mtrx"]
-    assert [path.name for path in companions(tmp_path / "m.emi")] == ["m_1.ser", "m_2.ser"]
-    assert list(companions(tmp_path / "m_1.ser")) == []
-    (tmp_path / "copies").mkdir()
-    fetch(tmp_path / "m.emi", tmp_path / "copies")
-    assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == ["m.emi", "m_1.ser", "m_2.ser"]
-
-
 def test_what_results_depend_on(package):
     one = fingerprint(Settings())
     assert fingerprint(Settings(device="cpu", jobs=4)) == one
@@ -192,6 +173,23 @@ def test_metrics_of_a_damaged_ledger_are_an_error_of_the_server(tmp_path):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
 
 
+def test_metrics_do_not_look_through_the_whole_ledger_for_damage(batch, monkeypatch):
+    from spm_runtime.engine import _tables
+
+    real, queries = _tables.connect, []
+
+    def connect(file):
+        connection = real(file)
+        connection.set_trace_callback(queries.append)
+        return connection
+
+    monkeypatch.setattr(_tables, "connect", connect)
+    with serve_metrics(state_folder(batch) / LEDGER, 0) as port:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read()
+    assert any("count(*)" in query for query in queries)
+    assert not any("quick_check" in query for query in queries)
+
+
 def test_the_log_keeps_lines_and_tracebacks(batch):
     log = (state_folder(batch) / "adatom.log").read_text(encoding="utf-8")
     assert re.search(r"^\d{4}-.* INFO done    a.npy: 1 atoms", log, re.MULTILINE)
@@ -226,11 +224,9 @@ def wait_for(condition, seconds=60.0):
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
-def test_a_real_watch_ends_on_sigterm_and_leaves_no_process(tmp_path, save_scan):
-    import psutil
-
+@pytest.fixture
+def running(tmp_path, save_scan):
+    """A real watch that has just analysed its first scan: its process, those that work for it, the folder of results."""
     data, out = tmp_path / "data", tmp_path / "out"
     save_scan(data / "a.npy", shape=(64, 64))
     watch = subprocess.Popen(command("watch", data, "--out", out, "--poll-s", "0.1", "--device", "cpu"))
@@ -238,28 +234,31 @@ def test_a_real_watch_ends_on_sigterm_and_leaves_no_process(tmp_path, save_scan)
         wait_for((out / "a.npy" / "result.json").is_file)
         children = psutil.Process(watch.pid).children(recursive=True)
         assert children
-        watch.send_signal(signal.SIGTERM)
-        assert watch.wait(30) == 0
+        yield watch, children, out
     finally:
         watch.kill()
         watch.wait()
-    wait_for(lambda: not any(child.is_running() for child in children), 10)
+
+
+def have_ended(children):
+    return not any(child.is_running() for child in children)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
+def test_a_real_watch_ends_on_sigterm_and_leaves_no_process(running):
+    watch, children, out = running
+    watch.send_signal(signal.SIGTERM)
+    assert watch.wait(60) == 0
+    wait_for(lambda: have_ended(children))
     assert status_of(out)["counts"]["done"] == 1
     assert sorted(path.name for path in out.iterdir()) == [".adatom.lock", "a.npy", "index.html", "summary.csv"]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_workers_of_a_killed_watch_end_too(tmp_path, save_scan):
-    import psutil
-
-    data, out = tmp_path / "data", tmp_path / "out"
-    save_scan(data / "a.npy", shape=(64, 64))
-    watch = subprocess.Popen(command("watch", data, "--out", out, "--poll-s", "0.1", "--device", "cpu"))
-    try:
-        wait_for((out / "a.npy" / "result.json").is_file)
-        children = psutil.Process(watch.pid).children(recursive=True)
-    finally:
-        watch.kill()
-        watch.wait()
-    wait_for(lambda: not any(child.is_running() for child in children))
+def test_workers_of_a_killed_watch_end_too(running):
+    watch, children, _ = running
+    watch.kill()
+    watch.wait()
+    wait_for(lambda: have_ended(children))

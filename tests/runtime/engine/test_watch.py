@@ -1,4 +1,3 @@
-import csv
 import os
 import signal
 import threading
@@ -19,57 +18,6 @@ from spm_runtime.engine.state import state_folder
 from spm_runtime.engine.status import retry_scans, status_of
 from spm_runtime.engine.watch import watch
 from spm_runtime.errors import CannotOpenError, DeviceError, OutputError, ParameterError, ScanError
-
-DAWN = 1.9e9  # later than any file of these tests
-
-
-class Stage:
-    """Time that passes only when the watch sleeps; what happens meanwhile is a list of actions, one per second."""
-
-    def __init__(self, tmp_path, fake, make_pool) -> None:
-        self.data, self.out, self.fake, self.make_pool = tmp_path / "data", tmp_path / "out", fake, make_pool
-        self.data.mkdir()
-        self.now = self.acted = DAWN
-        self.actions = []
-
-    def clock(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-        if self.now < self.acted + 1:
-            return
-        self.acted = self.now
-        if self.actions:
-            self.actions.pop(0)()
-        else:
-            signal.raise_signal(signal.SIGINT)
-
-    def run(self, *actions, **options):
-        self.actions = list(actions)
-        facts = {
-            "poll_s": 1.0,
-            "give_up_s": 10.0,
-            "clock": self.clock,
-            "ticks": self.clock,
-            "analyse": self.fake,
-            "make_pool": partial(self.make_pool, sleep=self.sleep),
-        } | options
-        return watch(self.data, self.out, facts.pop("settings", Settings()), **facts)
-
-    def rows(self):
-        with (self.out / "summary.csv").open(encoding="utf-8", newline="") as file:
-            return {row["scan"]: row for row in csv.DictReader(file)}
-
-    def scans(self):
-        return {scan["scan"]: scan for scan in status_of(self.out)["scans"]}
-
-
-@pytest.fixture
-def stage(tmp_path, fake, make_inline, monkeypatch):
-    monkeypatch.setattr("spm_runtime.results._report.PATIENCE", 0.0)  # time does not pass here
-    monkeypatch.setattr(intake_module, "AT_ONCE_S", 60.0)  # every look is over before the next second
-    return Stage(tmp_path, fake, make_inline)
 
 
 def nothing():
