@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from spm_runtime.errors import AdatomError, ParameterError
 from spm_training.recipe import load_recipe, recipe_names
+from spm_training.studies.command import study
 
 if TYPE_CHECKING:
     from spm_runtime.session import Device
@@ -394,6 +395,9 @@ def simulate_tips(
     with _bar(count, "tips") as bar:
         files = write_tips(options, out, on_scene=functools.partial(_advance, bar))
     click.echo(f"{len(files)} scenes in {out}")
+
+
+cli.add_command(study)
 
 
 def _check_range(option: str, given: tuple[float, float]) -> None:

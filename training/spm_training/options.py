@@ -206,6 +206,20 @@ class LossOptions(Options):
     confidence_weight: Positive = 1.0
     position_weight: Annotated[float, Field(ge=0)] = 0.01
     spacing_weight: Annotated[float, Field(ge=0)] = 0.05
+    #: What the first patch autoencoder may learn beside the squared error (`spm_training.patch_losses`): the same latents for
+    #: mirrored and turned windows; to tell windows apart by them; to stay near the centres of K-means in `clusters_file`; the
+    #: image at half of the resolution too.
+    symmetry_weight: Annotated[float, Field(ge=0)] = 0.0
+    contrast_weight: Annotated[float, Field(ge=0)] = 0.0
+    cluster_weight: Annotated[float, Field(ge=0)] = 0.0
+    coarse_weight: Annotated[float, Field(ge=0)] = 0.0
+    #: Clusters of an earlier run, as `spm_training.clusters.Clusters` writes them.
+    clusters_file: str = ""
+
+    @property
+    def with_views(self) -> bool:
+        """Whether a patch autoencoder learns more than the squared error."""
+        return bool(self.symmetry_weight or self.contrast_weight or self.cluster_weight or self.coarse_weight)
 
 
 class DataOptions(Options):

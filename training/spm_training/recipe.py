@@ -71,6 +71,8 @@ __all__ = [
 #: Pixels around a crop that a patch autoencoder with context sees: its MARGIN_PX, repeated here because torch takes seconds to
 #: import (a test compares them).
 CONTEXT_PX = 7
+#: Side of a crop that holds a window with its context at half of the resolution: 2 · (32 + 2 · 7) less the context, in windows.
+COARSE_CROP_PX = 96
 
 
 class Recipe(Options):
@@ -111,6 +113,19 @@ class Recipe(Options):
             raise ValueError(
                 f"surfaces.image_px {self.surfaces.image_px} is below {self.data.crop_px + context}: a crop of "
                 f"{self.data.crop_px} px and its context of {context}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _loss_fits(self) -> Recipe:
+        loss = self.loss
+        if loss.with_views and self.network.kind != "ae1":
+            raise ValueError(f"loss: terms of the network 'ae1', which {self.network.kind!r} does not have")
+        if bool(loss.cluster_weight) != bool(loss.clusters_file):
+            raise ValueError("loss.cluster_weight and loss.clusters_file need each other")
+        if loss.coarse_weight and self.data.crop_px < COARSE_CROP_PX:
+            raise ValueError(
+                f"data.crop_px {self.data.crop_px} is below {COARSE_CROP_PX}, which loss.coarse_weight needs"
             )
         return self
 

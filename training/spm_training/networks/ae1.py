@@ -135,6 +135,13 @@ class Ae1(nn.Module):
         step, apart = (1, 2) if fine else (stride_px // 8, 1)
         return functional.conv2d(features, weight, self.to_latent.bias, stride=step, dilation=apart)
 
+    def encode_side_by_side(self, image: Tensor) -> Tensor:
+        """``(B, 1, 32 R + 2 margin_px, 32 C + 2 margin_px)`` → ``(B, R, C, latent)``: windows that do not overlap."""
+        if self.context:
+            return self.encode_image(image, SIDE_PX).permute(0, 2, 3, 1)
+        batch, _, height, width = image.shape
+        return self.encode(windows_of(image)).reshape(batch, height // SIDE_PX, width // SIDE_PX, self.latent)
+
     def decode(self, latent: Tensor) -> Tensor:
         """``(N, latent)`` → ``(N, 1, 32, 32)`` in [0, 1]."""
         # float32 also under autocast: eight bits of a sigmoid near 1 are worse than the error to be learned.
@@ -153,14 +160,8 @@ class Ae1(nn.Module):
         -------
         ``(B, 1, H, W)`` in [0, 1].
         """
-        if self.context:
-            latent = self.encode_image(image, SIDE_PX)
-            rows, columns = latent.shape[2:]
-            latent = latent.permute(0, 2, 3, 1).reshape(-1, self.latent)
-        else:
-            rows, columns = image.shape[2] // SIDE_PX, image.shape[3] // SIDE_PX
-            latent = self.encode(windows_of(image))
-        return joined(self.decode(latent), rows, columns)
+        latent = self.encode_side_by_side(image)
+        return joined(self.decode(latent.flatten(0, 2)), *latent.shape[1:3])
 
 
 def windows_of(image: Tensor) -> Tensor:

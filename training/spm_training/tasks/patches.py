@@ -9,8 +9,10 @@ copies the noise has a lower one. The simulator knows the image without noise, s
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +26,14 @@ from torch.utils.data import Dataset
 from spm_runtime.levelling import fit_plane
 from spm_runtime.pipelines.surface import on_working_pixels, unit_range
 from spm_runtime.terraces import find_terraces
+from spm_training.clusters import Clusters
 from spm_training.data import Split, rng_for
 from spm_training.networks.ae1 import MARGIN_PX, SIDE_PX, Ae1
+from spm_training.networks.ae1_views import Ae1Views, Ae1ViewsOutput
 from spm_training.networks.ae2 import Ae2
 from spm_training.networks.cae import scaled
 from spm_training.patch_graphs import DefectGraph, ImageEncoderGraph, WindowEncoderGraph
+from spm_training.patch_losses import cluster_loss, contrast_loss, symmetry_loss
 from spm_training.recipe import Ae1NetworkOptions, Ae2NetworkOptions, Recipe
 from spm_training.simulate.surfaces import simulate_surface
 from spm_training.simulate.surfaces.working import draw_working_surface, in_working_pixels
@@ -39,6 +44,8 @@ __all__ = ["Ae1Task", "Ae2Task", "DefectPatches", "PatchBatch", "SurfaceCrops"]
 Floats = NDArray[np.floating]
 #: Farthest that the centre of a patch lies from that of a large defect, in pixels: the patch still holds its middle.
 _FARTHEST_PX = 12.0
+#: White noise of the view in which the contrast loss has to find a window again, in units of an image's range.
+_VIEW_NOISE = 0.03
 
 
 class PatchBatch(NamedTuple):
@@ -318,8 +325,42 @@ class Ae1Task(_Autoencoding):
 
     def build_network(self) -> Ae1:
         """The network with fresh weights from torch's global generator."""
-        options = self._options
-        return Ae1(options.latent, context=options.context, dropout=options.dropout)
+        options, loss = self._options, self.recipe.loss
+        if not loss.with_views:
+            return Ae1(options.latent, context=options.context, dropout=options.dropout)
+        return Ae1Views(
+            options.latent,
+            context=options.context,
+            dropout=options.dropout,
+            view=bool(loss.symmetry_weight or loss.contrast_weight),
+            view_noise=_VIEW_NOISE if loss.contrast_weight else 0.0,
+            coarse=bool(loss.coarse_weight),
+        )
+
+    def loss(self, output: Tensor | Ae1ViewsOutput, batch: PatchBatch) -> dict[str, Tensor]:
+        """``loss``, and its terms where the recipe asks for more than the squared error."""
+        if isinstance(output, Tensor):
+            return super().loss(output, batch)
+        options = self.recipe.loss
+        terms = {"squares": functional.mse_loss(output.image, batch.target)}
+        total = terms["squares"]
+        if options.symmetry_weight:
+            terms["symmetry"] = symmetry_loss(output.latent, output.view)
+            total = total + options.symmetry_weight * terms["symmetry"]
+        if options.contrast_weight:
+            terms["contrast"] = contrast_loss(output.latent, output.view)
+            total = total + options.contrast_weight * terms["contrast"]
+        if options.cluster_weight:
+            terms["cluster"] = cluster_loss(output.latent, self._clusters)
+            total = total + options.cluster_weight * terms["cluster"]
+        if options.coarse_weight:
+            terms["coarse"] = output.coarse_error.mean()
+            total = total + options.coarse_weight * terms["coarse"]
+        return {"loss": total, **terms}
+
+    @functools.cached_property
+    def _clusters(self) -> Clusters:
+        return Clusters.read(Path(self.recipe.loss.clusters_file))
 
     def graph(self, network: Ae1) -> ImageEncoderGraph | WindowEncoderGraph:
         """The encoder as it is exported, without clusters; `spm_training.patch_graphs` has the other graphs."""

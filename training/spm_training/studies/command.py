@@ -1,0 +1,108 @@
+"""The commands `spm-train study …`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+
+__all__ = ["study"]
+
+#: Stopped by Ctrl-C, to be resumed: as for `spm-train fit`.
+EXIT_INTERRUPTED = 130
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+OUT = click.option("--out", type=FOLDER, required=True, help="Folder of the report.")
+SMOKE = click.option("--smoke", is_flag=True, help="The whole path in seconds; its numbers mean nothing.")
+IMAGES = click.option("--images", type=click.IntRange(2), help="Images of each family of surfaces.  [default: 24]")
+
+
+@click.group()
+def study() -> None:
+    """Answer a question in a report: one HTML file with pictures and one recommendation."""
+
+
+@study.command("clusters")
+@click.option("--ae1", type=FOLDER, required=True, metavar="RUN", help="A run of the recipe ae1.")
+@click.option("--ae2", type=FOLDER, required=True, metavar="RUN", help="A run of the recipe ae2.")
+@OUT
+@IMAGES
+@SMOKE
+def clusters(ae1: Path, ae2: Path, out: Path, images: int | None, smoke: bool) -> None:
+    """How many clusters, of which kind, in the latents of the two patch autoencoders."""
+    from spm_training.run import RunFolder
+    from spm_training.studies.clusters import ClustersOptions, study_clusters  # torch takes seconds to import
+
+    options = ClustersOptions.smoke() if smoke else ClustersOptions()
+    if images is not None:
+        options = dataclasses.replace(options, images=images)
+    click.echo(study_clusters(RunFolder(ae1), RunFolder(ae2), out, options, report=click.echo))
+
+
+TRAINED = (
+    click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override of the recipe ae1. Repeatable."
+    ),
+    click.option("--resume", is_flag=True, help="Go on with what is in --out."),
+    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to compute."),
+)
+
+
+@study.command("latent-size")
+@OUT
+@click.option(
+    "--size", "sizes", multiple=True, type=click.IntRange(1), help="Only this size. Repeatable.  [default: all five]"
+)
+@TRAINED[0]
+@TRAINED[1]
+@TRAINED[2]
+@SMOKE
+def latent_size(
+    out: Path, sizes: tuple[int, ...], overrides: tuple[str, ...], resume: bool, device: str, smoke: bool
+) -> None:
+    """How many numbers describe a patch: the first autoencoder at 16 to 256, each with as many patch-steps.
+
+    Ctrl-C saves and ends; --resume goes on from there.
+    """
+    from spm_training.studies.latent_size import LatentSizeOptions, study_latent_size
+
+    options = LatentSizeOptions(overrides=overrides)
+    if smoke:
+        options = LatentSizeOptions((4, 8), overrides, crops=4, pca_crops=10, smoke=True)
+    if sizes:
+        options = dataclasses.replace(options, sizes=tuple(sorted(set(sizes))))
+    _finish(study_latent_size(out, options, resume=resume, device=device, report=click.echo))
+
+
+@study.command("suggestions")
+@OUT
+@click.option("--images", type=click.IntRange(2), help="Images of each family of surfaces.  [default: 12]")
+@TRAINED[0]
+@TRAINED[1]
+@TRAINED[2]
+@SMOKE
+def suggestions(
+    out: Path, images: int | None, overrides: tuple[str, ...], resume: bool, device: str, smoke: bool
+) -> None:
+    """What the UCL report suggests, each tried: symmetry, contrast, two scales, pseudo-labels.
+
+    Ctrl-C saves and ends; --resume goes on from there.
+    """
+    from spm_training.studies.suggestions import SuggestionsOptions, study_suggestions
+
+    options = SuggestionsOptions(overrides)
+    if smoke:
+        small = ("data.crop_px=96", "surfaces.image_px=112", "data.steps_per_epoch=1")
+        options = SuggestionsOptions((*small, *overrides), images=2, windows_per_image=6, crops=4, smoke=True)
+    if images is not None:
+        options = dataclasses.replace(options, images=images)
+    _finish(study_suggestions(out, options, resume=resume, device=device, report=click.echo))
+
+
+def _finish(file: Path | None) -> None:
+    """Say where the report is; None: stopped by Ctrl-C."""
+    if file is None:
+        sys.exit(EXIT_INTERRUPTED)
+    click.echo(file)
