@@ -21,7 +21,11 @@ SMALLEST_SHARE = 0.08
 DOME = 0.25
 
 #: What the frame cuts is the corner of a terrace more often than a cluster: it may be so much of a dome where it is not small.
-DOME_CUT, CUT_AREAS = 0.6, 1.5
+DOME_CUT, CUT_AREAS = 0.42, 1.5
+
+#: A narrow piece of a terrace between two steps: from this area on, where each of two others takes this share of its border and
+#: its height lies so far between theirs.
+SMALLEST_BETWEEN_NM2, BETWEEN_SHARE, BETWEEN_HEIGHT = 3.0, 0.3, 0.25
 
 
 def without_adsorbates(
@@ -56,7 +60,12 @@ def without_adsorbates(
         if inside.all() or (area[least] >= smallest and _is_island(inside, soft[box], width_px, dome)):
             continue
         ring = ndimage.binary_dilation(inside) & ~inside
-        other = int(np.bincount(labels[box][ring]).argmax())
+        shares = np.bincount(labels[box][ring]) / ring.sum()
+        if area[least] >= SMALLEST_BETWEEN_NM2 / pixel_size_nm**2 and _is_between(
+            labels[box], soft[box], least, np.flatnonzero(shares >= BETWEEN_SHARE), width_px
+        ):
+            continue
+        other = int(shares.argmax())
         labels[box][inside] = other
         area[other] += area[least]
         boxes[other] = _union(boxes[least], boxes[other])
@@ -81,6 +90,25 @@ def _is_island(inside: NDArray[np.bool_], soft: NDArray[np.float32], width_px: f
     middle = float(np.median(soft[depth >= max(1.5 * rim, 0.75 * deepest)]))
     rise = shoulder - float(np.median(soft[around]))
     return abs(middle - shoulder) < dome * abs(rise)
+
+
+def _is_between(
+    labels: NDArray[np.int32], soft: NDArray[np.float32], number: int, others: NDArray[np.int64], width_px: float
+) -> bool:
+    """Whether a region climbs from one of two neighbours to the other, as a terrace between two steps does.
+
+    What stands on an edge is higher than both sides.
+    """
+    if len(others) != 2:
+        return False
+    inside = labels == number
+    away = ndimage.distance_transform_edt(~inside)
+    near = (away > 1.5 * width_px) & (away < 4 * width_px)
+    if not all((near & (labels == other)).any() for other in others):
+        return False
+    low, high = sorted(float(np.median(soft[near & (labels == other)])) for other in others)
+    margin = BETWEEN_HEIGHT * (high - low)
+    return low + margin < float(np.median(soft[inside])) < high - margin
 
 
 def _touches_frame(box: tuple[slice, ...], shape: tuple[int, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ LEAST_STEP_NM = 0.065
 #: σ of the edge filter across the edge: wider than an atom, narrower than a terrace.
 WIDTH_NM = 0.35
 NARROWEST_PX, WIDEST_PX = 1.5, 16.0
+
+#: Pixels are averaged in squares as long as the filter stays so wide: what it sees hardly changes, and the time falls fourfold.
+NARROWEST_BINNED_PX = 2.0
 
 #: Size of a pixel where the file does not say: that of an image of 256 pixels that shows atoms on 20 nm.
 ASSUMED_PIXEL_NM = 0.08
@@ -134,13 +138,29 @@ def _divide(
         nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
         filled = level[tuple(nearest)]
     image = without_scars(filled.astype(np.float32))
+    by = max(1, int(width_px // NARROWEST_BINNED_PX))
+    image, width_px = _binned(image, by), width_px / by
     response = respond(image, width_px=width_px)
     parts = basins(response)
     labels = merge(parts, borders(parts, response), least=least_nm)
     soft = ndimage.gaussian_filter(image, width_px)
-    labels = without_adsorbates(labels, soft, width_px=width_px, pixel_size_nm=pixel)
-    labels, steps = _true_edges(labels, response, least_nm)
-    return labels, _long_enough(steps, pixel)
+    labels = without_adsorbates(labels, soft, width_px=width_px, pixel_size_nm=by * pixel)
+    joined, steps = _true_edges(labels, response, least_nm)
+    labels, joined, steps = (_unbinned(part, by, level.shape) for part in (labels, joined, steps))
+    return joined, _long_enough(steps & _outline(labels), pixel)
+
+
+def _binned(image: NDArray[np.float32], by: int) -> NDArray[np.float32]:
+    """Means over squares; the last ones take what is left."""
+    if by == 1:
+        return image
+    padded = np.pad(image, [(0, -size % by) for size in image.shape], mode="edge")
+    height, width = (size // by for size in padded.shape)
+    return np.asarray(padded.reshape(height, by, width, by).mean(axis=(1, 3)), np.float32)
+
+
+def _unbinned(part: NDArray[Any], by: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    return part.repeat(by, axis=0).repeat(by, axis=1)[: shape[0], : shape[1]]
 
 
 def _true_edges(
@@ -162,9 +182,9 @@ def _without_equals(
     labels: NDArray[np.int32], steps: NDArray[np.bool_], height: NDArray[np.float64], least_nm: float
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Join neighbours that are on the same level as a whole: the valley between them was part of the corrugation."""
-    pairs = np.concatenate([np.stack([one.ravel(), other.ravel()], axis=1) for one, other in _neighbours(labels)])
-    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & (np.abs(height[pairs[:, 0]] - height[pairs[:, 1]]) < least_nm)]
+    sides = _neighbours(labels)
+    pairs = np.concatenate([np.stack([one[one != other], other[one != other]], axis=1) for one, other in sides])
+    pairs = pairs[np.abs(height[pairs[:, 0]] - height[pairs[:, 1]]) < least_nm]
     joined = join(labels, pairs.astype(np.int64))
     kept = steps & ~(_outline(labels) & ~_outline(joined))
     return joined, kept

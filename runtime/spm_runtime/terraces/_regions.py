@@ -157,5 +157,6 @@ def join(labels: Labels, pairs: NDArray[np.int64]) -> Labels:
 
 
 def renumbered(labels: NDArray[np.integer]) -> Labels:
-    """The same regions, numbered from 0 on without gaps."""
-    return np.asarray(np.unique(labels, return_inverse=True)[1].reshape(labels.shape), np.int32)
+    """The same regions, numbered from 0 on without gaps; no label is negative."""
+    used = np.bincount(labels.ravel()) > 0
+    return np.asarray((np.cumsum(used) - 1)[labels], np.int32)

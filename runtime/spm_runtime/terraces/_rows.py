@@ -29,6 +29,9 @@ ROUNDS = 6
 #: Curvature is fitted to about so many pixels.
 SAMPLES = 6_000
 
+#: The offset of a row is fitted to every pixel of a row of so many, and to as many of a longer one.
+ROW_SAMPLES = 256
+
 
 def centre_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where most values of each row lie: the middle of the shortest half, refined by biweights; NaN counts for nothing.
@@ -155,7 +158,6 @@ def fit_surface(heights: NDArray[np.float64], labels: NDArray[np.int32], use: ND
     """
     height, width = heights.shape
     use = use & np.isfinite(heights)
-    measured = np.flatnonzero(use.any(axis=1))
     count = int(labels.max()) + 1
     x = (np.arange(width) - 0.5 * (width - 1)) / width
     y = ((np.arange(height) - 0.5 * (height - 1)) / height)[:, None]
@@ -165,9 +167,12 @@ def fit_surface(heights: NDArray[np.float64], labels: NDArray[np.int32], use: ND
     label, sampled = labels.ravel()[chosen], shapes.reshape(3, -1)[:, chosen]
     rows, bend = np.zeros(height), np.zeros(3)
     terrace = _medians(heights.ravel()[chosen], label, count)
+    some = np.s_[:, :: max(1, width // ROW_SAMPLES)]
+    used, part, part_labels, part_shapes = use[some], heights[some], labels[some], shapes[(slice(None), *some)]
+    measured = np.flatnonzero(used.any(axis=1))
     for _ in range(ROUNDS):
-        rest = np.where(use, heights - rows[:, None] - np.tensordot(bend, shapes, 1) - terrace[labels], np.nan)
-        spread = _spread(rest.ravel()[chosen])
+        rest = np.where(used, part - rows[:, None] - np.tensordot(bend, part_shapes, 1) - terrace[part_labels], np.nan)
+        spread = _spread(rest[used][:: max(1, int(used.sum()) // SAMPLES)])
         # The first levelling has aligned neighbours; what it strays by grows slowly from row to row. A row on its own would
         # follow an island that fills most of it.
         shift = np.zeros(height)
