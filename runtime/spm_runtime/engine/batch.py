@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from spm_runtime import pipelines
 from spm_runtime.engine.analysis import Analyse
@@ -33,7 +34,7 @@ from spm_runtime.engine.workers import Workers
 from spm_runtime.errors import AdatomError, DeviceError, ModelError, ModelIntegrityError, ParameterError
 from spm_runtime.results import Outcome, printable
 
-__all__ = ["run_batch"]
+__all__ = ["BatchOptions", "run_batch"]
 
 #: Errors that say something about every scan when every scan meets them.
 COMMON_CAUSES: dict[str, type[AdatomError]] = {
@@ -41,6 +42,15 @@ COMMON_CAUSES: dict[str, type[AdatomError]] = {
     "ModelError": ModelError,
     "ModelIntegrityError": ModelIntegrityError,
 }
+
+
+class BatchOptions(TypedDict, total=False):
+    """Options of `run_batch` that batches of other kinds take and hand on."""
+
+    service: Service
+    verbose: bool
+    again: bool
+    analyse: Analyse
 
 
 def run_batch(

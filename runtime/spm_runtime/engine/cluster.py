@@ -21,12 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from spm_runtime import pipelines
 from spm_runtime._version import __version__
-from spm_runtime.engine.analysis import Analyse
-from spm_runtime.engine.batch import run_batch
+from spm_runtime.engine.batch import BatchOptions, run_batch
 from spm_runtime.engine.console import Console
 from spm_runtime.engine.jobs import Event, Finished, Job, Lost, Read
 from spm_runtime.engine.remote import NoAnswerError, absolute, answer_of, greet, introduce, places_of, seen_from_here
@@ -95,11 +93,7 @@ def run_on_cluster(
     out: Path | str,
     settings: Settings,
     address: str,
-    *,
-    service: Service = Service(),  # noqa: B008 - frozen
-    verbose: bool = False,
-    again: bool = False,
-    analyse: Analyse = pipelines.analyse,
+    **options: Unpack[BatchOptions],
 ) -> int:
     """Analyse files and folders on a Dask cluster; the results are those of `spm_runtime.engine.batch.run_batch`.
 
@@ -109,7 +103,7 @@ def run_on_cluster(
         Files and folders, on a file system that all workers see at the same path.
     out
         Folder of the results, on such a file system too.
-    settings, service, verbose, again, analyse
+    settings, **options
         As for `spm_runtime.engine.batch.run_batch`; how many scans at once, threads and memory are for the cluster to say.
     address
         Of the scheduler, as ``tcp://host:8786``, or the file that ``dask scheduler --scheduler-file`` writes.
@@ -127,6 +121,7 @@ def run_on_cluster(
     ParameterError
         If `address` is none, or an option is given that a cluster decides.
     """
+    service = options.get("service", Service())
     for option, given in (
         ("--jobs", settings.jobs != 1),
         ("--threads", service.threads is not None),
@@ -145,10 +140,7 @@ def run_on_cluster(
         def make_pool(*, duty: Duty, limits: Limits, **of_this_computer: object) -> ClusterPool:
             return ClusterPool(client, address, duty, limits, places_of(given_paths))
 
-        return run_batch(
-            given_paths, absolute(Path(out)), settings, service=service, verbose=verbose, again=again, analyse=analyse,
-            make_pool=make_pool,
-        )  # fmt: skip
+        return run_batch(given_paths, absolute(Path(out)), settings, make_pool=make_pool, **options)
 
 
 class ClusterPool:

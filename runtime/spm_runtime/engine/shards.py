@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-from spm_runtime import pipelines
 from spm_runtime._version import __version__
-from spm_runtime.engine.analysis import Analyse
-from spm_runtime.engine.batch import run_batch
+from spm_runtime.engine.batch import BatchOptions, run_batch
 from spm_runtime.engine.jobs import Job
 from spm_runtime.engine.ledger import LEDGER, Ledger
 from spm_runtime.engine.service import MakePool, Service, make_output
@@ -152,11 +150,8 @@ def run_shard(
     settings: Settings,
     shard: Shard,
     *,
-    service: Service = Service(),  # noqa: B008 - frozen
-    verbose: bool = False,
-    again: bool = False,
-    analyse: Analyse = pipelines.analyse,
     make_pool: MakePool = Workers,
+    **options: Unpack[BatchOptions],
 ) -> int:
     """Analyse one part of a batch; `spm_runtime.engine.merge.merge_shards` joins the parts.
 
@@ -169,7 +164,7 @@ def run_shard(
         Files and folders of the whole batch: the same for every shard.
     out
         Folder of the results; mostly the same for every shard.
-    settings, service, verbose, again, analyse, make_pool
+    settings, make_pool, **options
         As for `spm_runtime.engine.batch.run_batch`.
     shard
         Which part.
@@ -208,10 +203,8 @@ def run_shard(
         _write_manifest(desk, manifest)
         return make_pool(duty=_Elsewhere(out, duty.settings, duty.skip_done, duty.warm, duty.analyse), **rest)
 
-    failed = run_batch(
-        given, desk, settings, service=service, verbose=verbose, again=again, choose=choose, analyse=analyse, make_pool=begin
-    )  # fmt: skip
-    if _is_finished(desk, names, service):
+    failed = run_batch(given, desk, settings, choose=choose, make_pool=begin, **options)
+    if _is_finished(desk, names, options.get("service", Service())):
         digest = file_sha256(desk / _SUMMARY)
         _write_manifest(desk, dataclasses.replace(manifest, finished=True, since=_now(), summary_sha256=digest))
     return failed

@@ -14,6 +14,7 @@ from spm_runtime.engine.batch import run_batch as run_in_processes
 from spm_runtime.engine.jobs import Job, Stamp
 from spm_runtime.engine.settings import Settings
 from spm_runtime.errors import CorruptScanError, DeviceError, ModelError, OutputError, ParameterError
+from spm_runtime.pipelines import PIPELINES
 from spm_runtime.readers import open_scan
 from spm_runtime.scan import Scan
 
@@ -186,7 +187,7 @@ def test_the_modality_chooses_the_task(tmp_path, save_scan, fake, monkeypatch, m
     (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
     assert outcome.status == status
     if status == "skipped":
-        assert outcome.reason == "no task for AFM images yet; choose one with --task atoms"
+        assert outcome.reason == f"no task for AFM images yet; choose one with --task {' or '.join(PIPELINES)}"
         (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(tasks=("atoms",)), analyse=fake)
     assert outcome.counts == {"atoms": 1}
 
