@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spm_runtime.pipelines.surface import FINDER_CHANNELS
 from spm_training.graphs import CalibratedScore, Calibration, ExportGraph, TensorSpec
 from spm_training.networks.finder import FinderNet
 
@@ -24,17 +23,20 @@ class FinderOfDefectsGraph(ExportGraph):
         A network in evaluation mode.
     kinds
         Names of its classes.
+    channels
+        Names of what it sees.
     """
 
     INPUT = "image"
 
-    def __init__(self, network: FinderNet, kinds: Sequence[str]) -> None:
+    def __init__(self, network: FinderNet, kinds: Sequence[str], channels: Sequence[str]) -> None:
         super().__init__(network)
         self.base_width: int = network.base_width
         self.depth: int = network.depth
         self.stride: int = network.stride
         self.halo_px: int = network.halo_px
         self.kinds = tuple(kinds)
+        self.channels = tuple(channels)
         self.calibration: Calibration | None = None
         self.score: nn.Module = nn.Identity()
         self.OUTPUTS = (
@@ -56,7 +58,7 @@ class FinderOfDefectsGraph(ExportGraph):
 
     def example(self) -> Tensor:
         """Two images, not square."""
-        return torch.zeros(2, len(FINDER_CHANNELS), 3 * self.stride, 4 * self.stride)
+        return torch.zeros(2, len(self.channels), 3 * self.stride, 4 * self.stride)
 
     def free_axes(self) -> Mapping[int, Any]:
         """Batch, height and width; the last two in multiples of the stride."""
@@ -64,7 +66,7 @@ class FinderOfDefectsGraph(ExportGraph):
         return {0: batch, 2: self.stride * rows, 3: self.stride * columns}
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """``(B, 2, H, W)`` → the maps of `OUTPUTS`, ``(B, C, H, W)`` each."""
+        """``(B, C, H, W)`` → the maps of `OUTPUTS`, ``(B, C, H, W)`` each."""
         found = self.network(image)
         return (
             self.score(found.presence.sigmoid()),

@@ -194,22 +194,25 @@ class Trainer:
         return self.model if self.average is None else self.average.module
 
     def begin_with(self, network: nn.Module) -> None:
-        """Take over the weights of a trained network of the same shape.
+        """Take over the weights of a trained network of the same shape, or of one that sees fewer channels.
+
+        New channels come after the old ones and have no say at first.
 
         Raises
         ------
         ParameterError
             If it is another network.
         """
+        state = _widened(network.state_dict(), self.model.state_dict())
         try:
-            self.model.load_state_dict(network.state_dict())
+            self.model.load_state_dict(state)
         except RuntimeError as error:
             raise ParameterError(
                 f"--from: the weights are of another network ({str(error).splitlines()[-1].strip()}); expected that of recipe "
                 f"{self.recipe.name}. Set [network] as that run did."
             ) from error
         if self.average is not None:
-            self.average.module.load_state_dict(network.state_dict())
+            self.average.module.load_state_dict(state)
 
     def train(self, stop: StopRequest) -> Outcome:
         """Run epochs until the end, the patience's end, or a request to stop."""
@@ -409,6 +412,20 @@ class Trainer:
 
     def _outcome(self, stopped: str) -> Outcome:
         return Outcome(self.progress.epoch, self.progress.best_loss, stopped)
+
+
+def _widened(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights with zeros for the input channels that they lack."""
+    widened = dict(state)
+    for name, values in state.items():
+        like = wanted.get(name)
+        if like is None or values.dim() != 4 or values.dim() != like.dim():
+            continue
+        more = like.shape[1] - values.shape[1]
+        if more > 0 and values.shape[:1] + values.shape[2:] == like.shape[:1] + like.shape[2:]:
+            zeros = torch.zeros(values.shape[0], more, *values.shape[2:], dtype=values.dtype, device=values.device)
+            widened[name] = torch.cat([values, zeros], dim=1)
+    return widened
 
 
 @contextmanager

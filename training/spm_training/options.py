@@ -90,6 +90,8 @@ class FinderNetworkOptions(Options):
     """Options of `spm_training.networks.finder.FinderNet`."""
 
     kind: Literal["finder"] = "finder"
+    #: What it sees, in this order: names out of `spm_runtime.pipelines.surface.FINDER_CHANNELS`.
+    channels: tuple[Literal["fine", "coarse", "spread", "pixel"], ...] = ("fine", "coarse", "spread", "pixel")
     base_width: Count = 16
     depth: Annotated[int, Field(ge=1, le=6)] = 4
 
@@ -307,8 +309,15 @@ class TrainingOptions(Options):
 class ParameterOptions(Options):
     """Defaults of the parameters that the user of the exported model may change."""
 
+    #: Of a finder of atoms.
     filter_lower_bound: Fraction = 0.4
     filter_window_size: Annotated[float, Field(gt=0, le=1.5)] = 0.6
+    #: Of a finder of defects: the lowest score; whether each is looked for in the other scan direction; whether what only the
+    #: error map shows is reported, and the chance of such a report in an image without defects.
+    lower_bound: Annotated[float, Field(ge=0, le=1)] = 0.4
+    confirm: Annotated[int, Field(ge=0, le=1)] = 1
+    unexplained: Annotated[int, Field(ge=0, le=1)] = 0
+    false_alarms: Annotated[float, Field(ge=1e-4, le=0.99)] = 0.1
 
 
 class CardOptions(Options):

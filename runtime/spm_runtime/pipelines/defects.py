@@ -81,7 +81,7 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
     patches, settings = None, package.settings
     mask = seen.regions >= 0
     if {"encoder", "decoder"} <= set(package.attached):
-        patches = _patches(scan, seen.surface, package)
+        patches = _patches(seen.surface, package)
         clock.stop("patches")
         unexplained = _unexplained(seen, patches, settings, parameters["false_alarms"])
         mask = mask | unexplained
@@ -112,8 +112,9 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
 
 def _look(scan: Scan, session: Session, lower_bound: float) -> _Seen:
     """Run the finder on the scan and its mirror images."""
-    surface = on_working_pixels(scan.image, scan.pixel_size_nm)
-    found = run_mirrored(session, finder_input(surface))
+    surface = on_working_pixels(scan.image, scan.pixel_size_nm, to_nm(1.0, scan.unit))
+    channels = session.package.settings["channels"]
+    found = run_mirrored(session, finder_input(surface, channels))
     marks = find_marks(found["presence"], found["radius_px"], found["kind"], threshold=lower_bound, valid=surface.valid)
     return _Seen(surface, marks, regions_of(marks, found["inside"]), _steps(found["step"], surface))
 
@@ -131,13 +132,12 @@ def _steps(step: NDArray[np.float32], surface: SurfaceImage) -> NDArray[np.bool_
     return np.asarray(keep[pieces])
 
 
-def _patches(scan: Scan, surface: SurfaceImage, package: ModelPackage) -> PatchMaps:
+def _patches(surface: SurfaceImage, package: ModelPackage) -> PatchMaps:
     """What the patch autoencoder says of the image, levelled terrace by terrace."""
     settings = package.settings
-    per_unit = to_nm(1.0, scan.unit)
     levelled = np.where(surface.valid, surface.heights, np.float32(np.nan))
-    if per_unit is not None:  # a current has no terraces
-        levelled = find_terraces(levelled * np.float32(per_unit), surface.pixel_size_nm).levelled
+    if surface.nm_per_unit is not None:  # a current has no terraces
+        levelled = find_terraces(levelled * np.float32(surface.nm_per_unit), surface.pixel_size_nm).levelled
     image = in_unit_range(levelled, float(settings["clip_percent"]))
     encoder, decoder = (shared_session(package.attached[name], "cpu") for name in ("encoder", "decoder"))
     return patch_maps(

@@ -5,6 +5,7 @@ Training uses these very functions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,6 @@ __all__ = [
     "FINDER_CHANNELS",
     "WORKING_PIXEL_NM",
     "SurfaceImage",
-    "finder_input",
     "in_unit_range",
     "on_working_pixels",
     "remove_line_offsets",
@@ -32,11 +32,18 @@ WORKING_PIXEL_NM = 0.08
 #: Line offsets are what changes between rows faster than over so many of them (Gaussian σ).
 OFFSET_ROWS = 6.0
 
-#: Images as `finder_input` makes them: what differs within, and what differs between, windows of 33 pixels.
-FINDER_CHANNELS = ("fine", "coarse")
+#: What `finder_input` makes: what differs within, and what differs between, windows of 33 pixels; and two numbers that tell
+#: the scale, without which a dopant cannot be told from a vacancy.
+FINDER_CHANNELS = ("fine", "coarse", "spread", "pixel")
+
+#: The numbers are logarithms of the spread and of the pixel in these units.
+SPREAD_UNIT_NM, PIXEL_UNIT_NM = 0.01, 0.08
 
 #: The coarse channel, in units of this many spreads: a terrace is many times as high as the corrugation.
 COARSE_SPREADS = 4.0
+
+#: The logarithms are kept within this of 0.
+MOST_LOG = 4.0
 
 #: A normal distribution's standard deviation over its median absolute deviation.
 MAD_STD = 1.4826
@@ -56,12 +63,15 @@ class SurfaceImage:
         Rows and columns of the working image for one of the scan: position p of the scan is at ``(p + 0.5) · factor − 0.5``.
     pixel_size_nm
         Side of a working pixel; None where the scan has none.
+    nm_per_unit
+        Nanometres of one unit of the heights; None where the scan is no map of heights.
     """
 
     heights: NDArray[np.float32]
     valid: NDArray[np.bool_]
     factor: tuple[float, float]
     pixel_size_nm: float | None
+    nm_per_unit: float | None
 
 
 def remove_line_offsets(heights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,7 +105,9 @@ def remove_line_offsets(heights: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(heights - offset[:, None].astype(np.float32))
 
 
-def on_working_pixels(heights: NDArray[np.float32], pixel_size_nm: tuple[float, float] | None) -> SurfaceImage:
+def on_working_pixels(
+    heights: NDArray[np.float32], pixel_size_nm: tuple[float, float] | None, nm_per_unit: float | None
+) -> SurfaceImage:
     """Level a scan and bring it to square pixels of `WORKING_PIXEL_NM`, or to its own where they are coarser.
 
     Parameters
@@ -104,6 +116,8 @@ def on_working_pixels(heights: NDArray[np.float32], pixel_size_nm: tuple[float, 
         ``(H, W)`` float32 in any unit; NaN where missing.
     pixel_size_nm
         Height and width of a pixel; None keeps the pixels.
+    nm_per_unit
+        Nanometres of one unit of the heights; None where they are none.
 
     Returns
     -------
@@ -114,7 +128,7 @@ def on_working_pixels(heights: NDArray[np.float32], pixel_size_nm: tuple[float, 
     flat = remove_line_offsets(heights - middle)
     flat = np.where(there, flat - fit_plane(flat), 0.0).astype(np.float32)
     if pixel_size_nm is None:
-        return SurfaceImage(flat, there, (1.0, 1.0), None)
+        return SurfaceImage(flat, there, (1.0, 1.0), None, nm_per_unit)
     side = max(WORKING_PIXEL_NM, *pixel_size_nm)
     rows, columns = (max(round(n * size / side), 1) for n, size in zip(flat.shape, pixel_size_nm, strict=True))
     weight = resize(there.astype(np.float32), (rows, columns), kind="linear")
@@ -123,11 +137,41 @@ def on_working_pixels(heights: NDArray[np.float32], pixel_size_nm: tuple[float, 
     if not there.all():
         small = np.where(valid, small / np.maximum(weight, np.float32(0.5)), np.float32(0))
     factor = rows / flat.shape[0], columns / flat.shape[1]
-    return SurfaceImage(small, valid, factor, side)
+    return SurfaceImage(small, valid, factor, side, nm_per_unit)
 
 
-def finder_input(surface: SurfaceImage) -> NDArray[np.float32]:
-    """The two channels that the finder of defects sees.
+@dataclass(frozen=True, eq=False)
+class FinderView:
+    """An image as the finder of defects sees it; `stacked` makes its input.
+
+    Parameters
+    ----------
+    maps
+        ``(2, H, W)`` float32: the image less the median over windows of 33 pixels, and that median. Both as asinh(z / s), s the
+        robust standard deviation of the first (four times that for the second): linear for the corrugation, logarithmic for
+        what stands out. 0 where missing.
+    log_spread
+        ln(s / 10 pm); None where the scan is no map of heights.
+    log_pixel
+        ln(side of a pixel / 0.08 nm); None where it is not known.
+    """
+
+    maps: NDArray[np.float32]
+    log_spread: float | None
+    log_pixel: float | None
+
+    def stacked(self, channels: Sequence[str]) -> NDArray[np.float32]:
+        """``(C, H, W)`` float32: channels by their names out of `FINDER_CHANNELS`; a number that is not known is 0."""
+        numbers = {"spread": self.log_spread or 0.0, "pixel": self.log_pixel or 0.0}
+        images = dict(zip(FINDER_CHANNELS, self.maps, strict=False))
+        shape = self.maps.shape[1:]
+        return np.stack(
+            [images[name] if name in images else np.full(shape, numbers[name], np.float32) for name in channels]
+        )
+
+
+def finder_view(surface: SurfaceImage) -> FinderView:
+    """What the finder of defects sees of a surface.
 
     Parameters
     ----------
@@ -136,9 +180,7 @@ def finder_input(surface: SurfaceImage) -> NDArray[np.float32]:
 
     Returns
     -------
-    ``(2, H, W)`` float32: the image less the median over windows of 33 pixels, and that median. Both as asinh(z / s), s the
-    robust standard deviation of the first (four times that for the second): linear for the corrugation, logarithmic for
-    what stands out. 0 where missing.
+    FinderView
     """
     there = np.where(surface.valid, surface.heights, np.float32(np.nan))
     fine = remove_background(there)
@@ -149,8 +191,18 @@ def finder_input(surface: SurfaceImage) -> NDArray[np.float32]:
     spread = max(spread, 1e-6 * float(np.max(np.abs(surface.heights), initial=0.0)), float(np.finfo(np.float32).tiny))
     if surface.valid.any():
         coarse -= np.float32(np.median(coarse[surface.valid]))
-    channels = np.stack([np.arcsinh(fine / spread), np.arcsinh(coarse / (COARSE_SPREADS * spread))])
-    return np.where(surface.valid, channels, 0.0).astype(np.float32)
+    maps = np.stack([np.arcsinh(fine / spread), np.arcsinh(coarse / (COARSE_SPREADS * spread))])
+    log_spread = log_pixel = None
+    if surface.nm_per_unit is not None:
+        log_spread = float(np.clip(np.log(spread * surface.nm_per_unit / SPREAD_UNIT_NM), -MOST_LOG, MOST_LOG))
+    if surface.pixel_size_nm is not None:
+        log_pixel = float(np.clip(np.log(surface.pixel_size_nm / PIXEL_UNIT_NM), -MOST_LOG, MOST_LOG))
+    return FinderView(np.where(surface.valid, maps, 0.0).astype(np.float32), log_spread, log_pixel)
+
+
+def finder_input(surface: SurfaceImage, channels: Sequence[str] = FINDER_CHANNELS) -> NDArray[np.float32]:
+    """The input of a finder of defects that sees these channels: ``(C, H, W)`` float32."""
+    return finder_view(surface).stacked(channels)
 
 
 def unit_range(image: NDArray[np.floating], clip_percent: float) -> tuple[float, float]:

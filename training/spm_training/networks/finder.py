@@ -63,10 +63,10 @@ class FinderNet(UNet):
 
     Notes
     -----
-    1,947,485 parameters at base width 16, depth 4 and nine classes (a test counts them).
+    1,947,773 parameters at base width 16, depth 4, nine classes and four channels (a test counts them).
     """
 
-    def __init__(self, base_width: int = 16, depth: int = 4, *, kinds: int = 9, channels_in: int = 2) -> None:
+    def __init__(self, base_width: int = 16, depth: int = 4, *, kinds: int = 9, channels_in: int = 4) -> None:
         super().__init__(base_width, depth, channels_in=channels_in)
         self.kinds = kinds
         self.head = nn.Sequential(
@@ -90,7 +90,8 @@ class FinderNet(UNet):
         Parameters
         ----------
         image
-            ``(B, 2, H, W)`` as `spm_runtime.pipelines.surface.finder_input` makes it; H and W multiples of `stride`.
+            ``(B, channels_in, H, W)`` as `spm_runtime.pipelines.surface.FinderView.stacked` makes it; H and W multiples of
+            `stride`.
         """
         decoded, _ = self.features(image)
         maps = self.head(decoded).float()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from spm_runtime.pipelines.surface import finder_input
+from spm_runtime.pipelines.surface import PIXEL_UNIT_NM, FinderView, finder_view
 from spm_training.data import Split, rng_for
 from spm_training.finder_graph import FinderOfDefectsGraph
 from spm_training.metrics import Counts, count
@@ -27,6 +27,8 @@ __all__ = ["FinderBatch", "FinderCrops", "FinderTask", "finder_loss"]
 
 #: One image in so many has no defects: silence is learned there.
 _EMPTY = 10
+#: One of so many images does not tell its spread, and one its pixels.
+_UNCALIBRATED = 0.1
 #: σ of the peak at a centre: this share of the radius, within limits in pixels.
 _PEAK_SHARE, _PEAK_PX = 0.35, (1.0, 4.0)
 #: Radius and class are learned where the peak is above this.
@@ -34,17 +36,18 @@ _AT_PEAK = 0.4
 #: When validating: lowest presence, half a window of the maximum filter and tolerance in pixels.
 _VALIDATION_THRESHOLD, _VALIDATION_REACH, _TOLERANCE_NM = 0.3, 2, 0.6
 #: Weights of the terms.
-_WEIGHTS = {"presence": 1.0, "inside": 2.0, "step": 2.0, "radius": 0.5, "kind": 0.3}
+_WEIGHTS = {"presence": 1.0, "inside": 2.0, "step": 2.0, "radius": 0.5, "kind": 1.0}
 
 
 class _Surface(NamedTuple):
     """An image on the working pixels with its truth there.
 
-    ``channels`` ``(2, H, W)`` float16, ``steps`` ``(H, W)`` bool, ``yx_px`` ``(N, 2)``, ``radius_px``, ``kind`` and
-    ``required`` ``(N,)``; a defect that is not required may be found or not.
+    ``maps`` ``(2, H, W)`` float16 and ``log_spread`` as in `FinderView`, ``steps`` ``(H, W)`` bool, ``yx_px`` ``(N, 2)``,
+    ``radius_px``, ``kind`` and ``required`` ``(N,)``; a defect that is not required may be found or not.
     """
 
-    channels: NDArray[np.float16]
+    maps: NDArray[np.float16]
+    log_spread: float
     steps: NDArray[np.bool_]
     yx_px: NDArray[np.float64]
     radius_px: NDArray[np.float64]
@@ -66,8 +69,10 @@ def _simulated(
     place = np.clip(np.rint(in_working_pixels(edge, surface)).astype(int), 0, np.asarray(steps.shape) - 1)
     steps[place[:, 0], place[:, 1]] = True
     found = scene.defects
+    view = finder_view(surface)
     return _Surface(
-        finder_input(surface).astype(np.float16),
+        view.maps.astype(np.float16),
+        view.log_spread or 0.0,
         steps,
         in_working_pixels(found.yx_px, surface),
         found.radius_px * float(np.sqrt(np.prod(surface.factor))),
@@ -83,7 +88,7 @@ class FinderBatch(NamedTuple):
     Parameters
     ----------
     image
-        ``(B, 2, H, W)`` float32.
+        ``(B, C, H, W)`` float32.
     presence
         ``(B, 1, H, W)`` float32: peaks of 1 at the pixels nearest to the centres.
     weight
@@ -140,22 +145,35 @@ class FinderCrops(Dataset[Any]):
         side, most = data.crop_px, options.image_px - data.crop_px
         # Beyond the frame on purpose: a fifth of the crops shows a border of the image.
         y, x = (int(np.clip(start, 0, most)) for start in rng.integers(-most // 8 - 1, most + most // 8 + 2, size=2))
-        channels = surface.channels[:, y : y + side, x : x + side].astype(np.float32)
+        maps = surface.maps[:, y : y + side, x : x + side].astype(np.float32)
         steps = surface.steps[y : y + side, x : x + side]
         yx = surface.yx_px - (y, x)
         for axis in (0, 1):
             if rng.random() < 0.5:
-                channels, steps = np.flip(channels, axis + 1), np.flip(steps, axis)
+                maps, steps = np.flip(maps, axis + 1), np.flip(steps, axis)
                 yx = np.where(np.arange(2) == axis, side - 1 - yx, yx)
-        maps = _target(yx, surface.radius_px, surface.kind, surface.required, side)
+        target = _target(yx, surface.radius_px, surface.kind, surface.required, side)
         return (
-            torch.from_numpy(np.ascontiguousarray(channels)),
-            *(torch.from_numpy(one)[None] for one in (maps.presence, maps.weight, maps.inside)),
+            torch.from_numpy(self._seen(maps, surface, rng)),
+            *(torch.from_numpy(one)[None] for one in (target.presence, target.weight, target.inside)),
             torch.from_numpy(np.ascontiguousarray(steps, np.float32))[None],
-            torch.from_numpy(maps.log_radius)[None],
-            torch.from_numpy(maps.kind),
+            torch.from_numpy(target.log_radius)[None],
+            torch.from_numpy(target.kind),
             torch.tensor(max(_TOLERANCE_NM / surface.pixel_size_nm, 3.0), dtype=torch.float32),
         )
+
+    def _seen(self, maps: NDArray[np.float32], surface: _Surface, rng: np.random.Generator) -> NDArray[np.float32]:
+        """``(C, H, W)`` input; now and then a training image has no calibration."""
+        unknown = rng.random(2) < (_UNCALIBRATED if self.split is Split.TRAIN else 0.0)
+        log_pixel = float(np.log(surface.pixel_size_nm / PIXEL_UNIT_NM))
+        view = FinderView(maps, None if unknown[0] else surface.log_spread, None if unknown[1] else log_pixel)
+        return view.stacked(_options(self.recipe).channels)
+
+
+def _options(recipe: Recipe) -> FinderNetworkOptions:
+    if not isinstance(recipe.network, FinderNetworkOptions):
+        raise TypeError(f"network options of kind {recipe.network.kind!r} for the task of 'finder'")
+    return recipe.network
 
 
 class _Maps(NamedTuple):
@@ -255,18 +273,18 @@ class FinderTask:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """One crop."""
-        return 2, self.recipe.data.crop_px, self.recipe.data.crop_px
+        return len(_options(self.recipe).channels), self.recipe.data.crop_px, self.recipe.data.crop_px
 
     def build_network(self) -> FinderNet:
         """The network with fresh weights from torch's global generator."""
-        options = self.recipe.network
-        if not isinstance(options, FinderNetworkOptions):
-            raise TypeError(f"network options of kind {options.kind!r} for the task of 'finder'")
-        return FinderNet(options.base_width, options.depth, kinds=len(DEFECT_CLASSES))
+        options = _options(self.recipe)
+        return FinderNet(
+            options.base_width, options.depth, kinds=len(DEFECT_CLASSES), channels_in=len(options.channels)
+        )
 
     def graph(self, network: FinderNet) -> FinderOfDefectsGraph:
         """The network as it is exported."""
-        return FinderOfDefectsGraph(network, DEFECT_CLASSES)
+        return FinderOfDefectsGraph(network, DEFECT_CLASSES, _options(self.recipe).channels)
 
     def dataset(self, split: Split) -> FinderCrops:
         """Samples of a split."""

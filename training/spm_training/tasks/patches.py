@@ -111,7 +111,7 @@ def _simulated(
         )
         levelled = find_terraces(working.heights, working.pixel_size_nm).levelled
         # What was levelled away, so that the clean image is levelled the same way.
-        clean = on_working_pixels(scene.clean, (scene.pixel_size_nm,) * 2).heights + levelled - working.heights
+        clean = on_working_pixels(scene.clean, (scene.pixel_size_nm,) * 2, 1.0).heights + levelled - working.heights
         yx_px, zoom = in_working_pixels(scene.defects.yx_px, working), float(np.sqrt(np.prod(working.factor)))
     else:
         d_prime = float(np.exp(rng.uniform(*np.log(detectability))))

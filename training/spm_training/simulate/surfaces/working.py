@@ -61,7 +61,7 @@ def draw_working_surface(
         noise=float(np.exp(rng.uniform(*np.log(detectability)))),
         defects=defects,
     )
-    return scene, on_working_pixels(scene.image, (pixel, pixel))
+    return scene, on_working_pixels(scene.image, (pixel, pixel), 1.0)
 
 
 def in_working_pixels(yx_px: NDArray[np.float64], surface: SurfaceImage) -> NDArray[np.float64]:
