@@ -7,6 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := pyproject.toml constraints.txt
 
+# What only an installation without extras can prove: every module is imported, models are found and run, formats without their
+# package say so, processes are begun, and the commands work from end to end. `make test` runs all the rest in its own
+# environment, and the CI of the project runs all of kernels and runtime on base installations of three systems.
+BASE_TESTS := $(addprefix tests/runtime/,test_base.py test_cli.py test_models.py test_scan.py test_session.py \
+	engine/test_workers.py readers/test_real_files.py readers/test_registry.py results/test_save.py) \
+	tests/kernels/test_warm.py tests/test_exported_models.py
+
 .PHONY: demo test torture check bench base wheelhouse clean
 
 ## the whole job on three real STM images; open demo-out/index.html
@@ -32,11 +39,11 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.run
 
-## the base install alone, as an acquisition PC has it: no torch, no scikit-learn, no lightning
+## a few tests on the base install alone, as an acquisition PC has it: no torch, no scikit-learn, no lightning
 base: .venv-base/.base
 	.venv-base/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
 	.venv-base/bin/python -c "import importlib.util as u; found = [m for m in ('torch', 'sklearn', 'lightning') if u.find_spec(m)]; assert not found, found"
-	.venv-base/bin/python -m pytest tests/kernels tests/runtime tests/test_exported_models.py
+	.venv-base/bin/python -m pytest $(BASE_TESTS)
 
 ## wheels for a PC without network: copy the folder, then pip install --no-index --find-links wheelhouse "adatom[demo,formats]"
 wheelhouse: $(VENV)/.demo
