@@ -6,6 +6,7 @@ import datetime
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,12 +252,13 @@ SHAPE = click.option(
     metavar="H W",
     help="Size in pixels.",
 )
+COUNT = click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the set.")
 
 
 @simulate.command("columns")
 @OUT
-@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
+@COUNT
 @SHAPE
 @click.option("--family", "families", multiple=True, help="Only this arrangement. Repeatable.  [default: all]")
 @click.option(
@@ -294,9 +296,7 @@ def simulate_columns(
     if not spacing_nm > 0:
         raise ParameterError(f"--spacing-nm {spacing_nm:g}: expected a positive length.")
     options = ColumnsOptions(count, shape, families, spacing_px, detectability, spacing_nm, seed)
-    with _bar(count, "columns") as bar:
-        files = write_columns(options, out, on_scene=functools.partial(_advance, bar))
-    click.echo(f"{len(files)} scenes in {out}")
+    _simulate(write_columns, options, out, count, "columns")
 
 
 @simulate.command("lattice")
@@ -328,14 +328,12 @@ def simulate_lattice(
     from spm_training.simulate.write_lattices import LatticeOptions, write_lattices
 
     options = LatticeOptions(types, count, shape, noise, vacancies, adatoms, lattice_nm, seed)
-    with _bar(count * len(types or LATTICES), "lattice") as bar:
-        files = write_lattices(options, out, on_scene=functools.partial(_advance, bar))
-    click.echo(f"{len(files)} images in {out}")
+    _simulate(write_lattices, options, out, count * len(types or LATTICES), "lattice", noun="images")
 
 
 @simulate.command("surfaces")
 @OUT
-@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
+@COUNT
 @SHAPE
 @click.option("--family", "families", multiple=True, help="Only this kind of surface. Repeatable.  [default: all]")
 @click.option(
@@ -361,14 +359,12 @@ def simulate_surfaces(
     from spm_training.simulate.surfaces.write import SurfacesOptions, write_surfaces
 
     options = SurfacesOptions(count, shape, families, pixel_nm, noise, defects, seed)
-    with _bar(count, "surfaces") as bar:
-        files = write_surfaces(options, out, on_scene=functools.partial(_advance, bar))
-    click.echo(f"{len(files)} scenes in {out}")
+    _simulate(write_surfaces, options, out, count, "surfaces")
 
 
 @simulate.command("tips")
 @OUT
-@click.option("--count", default=4, show_default=True, type=click.IntRange(1), help="Number of scenes.")
+@COUNT
 @SHAPE
 @click.option("--modality", default="afm", show_default=True, metavar="afm|stm", help="Whose surfaces.")
 @click.option("--family", "families", multiple=True, help="Only this corruption. Repeatable.  [default: all]")
@@ -392,9 +388,16 @@ def simulate_tips(
     from spm_training.simulate.tips.write import TipOptions, write_tips
 
     options = TipOptions(count, shape, modality, families, surfaces, split, seed)
-    with _bar(count, "tips") as bar:
-        files = write_tips(options, out, on_scene=functools.partial(_advance, bar))
-    click.echo(f"{len(files)} scenes in {out}")
+    _simulate(write_tips, options, out, count, "tips")
+
+
+def _simulate(
+    write: Callable[..., Sequence[Path]], options: object, out: Path, count: int, what: str, *, noun: str = "scenes"
+) -> None:
+    """Write so many scenes, with a bar meanwhile."""
+    with _bar(count, what) as bar:
+        files = write(options, out, on_scene=functools.partial(_advance, bar))
+    click.echo(f"{len(files)} {noun} in {out}")
 
 
 cli.add_command(study)
