@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from spm_runtime.levelling import level_for_display
+from spm_runtime.results._marks import (
+    STEP_COLOUR,
+    Entry,
+    class_colour,
+    draw_boxes,
+    draw_legend,
+    draw_steps,
+    legend_rows,
+)
 from spm_runtime.results._result import Atoms, Result
 from spm_runtime.scan import Scan
 
@@ -27,14 +37,23 @@ FOOTER, TEXT, FAINT, AMBER = (20, 22, 26), (240, 242, 245), (160, 168, 180), (25
 #: Samples per pixel and axis when a mark is drawn, and steps per pixel at which it is placed.
 SMOOTHING, PLACES = 8, 4
 
-FONT_PX = 20
+#: Height of the words, and width of a picture that they suit; in a wider one everything that is drawn grows with it.
+FONT_PX, SUITED_PX = 20, 1200
+
+#: Letters of the name of a class in the legend.
+LONGEST_NAME = 30
+
+#: The map of a result that is drawn as lines.
+STEPS = "steps"
 
 
 def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Image:
     """The picture that a person looks at first.
 
-    The scan in grey, levelled for the eye; a ring with a centre dot on every atom, sized by the spacing; missing parts
-    hatched in blue; a scale bar when the scan is calibrated; below it the title, what was found and the first warning.
+    The scan in grey, levelled for the eye; a ring with a centre dot on every atom, sized by the spacing, or a mere dot where
+    there are defects too; a box around every defect in the colour of its class; steps as thin lines; missing parts hatched in
+    blue; a scale bar when the scan is calibrated; below it the classes with their colours and numbers, the title, what was
+    found and the first warning.
 
     Parameters
     ----------
@@ -52,13 +71,21 @@ def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Ima
     """
     zoom = _zoom(scan.shape)
     picture = _picture(scan, zoom)
+    unit = max(1, round(picture.shape[1] / SUITED_PX))
+    steps = [layer.data for result in results for layer in result.maps if layer.name == STEPS]
+    for mask in steps:
+        draw_steps(picture, np.asarray(mask) > 0, zoom, unit)
+    has_defects = any(result.defects is not None for result in results)
     for result in results:
         if result.atoms is not None:
-            _mark_atoms(picture, result.atoms, _spacing_px(scan, result), zoom)
+            _mark_atoms(picture, result.atoms, _spacing_px(scan, result), zoom, dots_only=has_defects)
+    for result in results:
+        if result.defects is not None:
+            draw_boxes(picture, result.defects, zoom, unit)
     image = Image.fromarray(picture)
     if scan.pixel_size_nm is not None:
-        _draw_scale_bar(image, scan.pixel_size_nm[1] / zoom)
-    return _with_footer(image, title, _summary(results), _warning(scan, results))
+        _draw_scale_bar(image, scan.pixel_size_nm[1] / zoom, unit)
+    return _with_footer(image, title, _legend(results), _summary(results), _warning(scan, results), unit)
 
 
 def _zoom(shape: tuple[int, int]) -> float:
@@ -93,10 +120,12 @@ def _spacing_px(scan: Scan, result: Result) -> float:
     return math.sqrt(max(1, int(scan.valid.sum())) / max(1, atoms))
 
 
-def _mark_atoms(picture: NDArray[np.uint8], atoms: Atoms, spacing_px: float, zoom: float) -> None:
-    """Draw the atoms into the picture, in place."""
-    radius = float(np.clip(0.34 * spacing_px * zoom, 1.2, 26.0))
-    marks = _marks(radius)
+def _mark_atoms(
+    picture: NDArray[np.uint8], atoms: Atoms, spacing_px: float, zoom: float, *, dots_only: bool = False
+) -> None:
+    """Draw the atoms into the picture, in place; as mere dots where rings would hide what else is marked."""
+    radius = float(np.clip((0.1 if dots_only else 0.34) * spacing_px * zoom, 1.2, 3.0 if dots_only else 26.0))
+    marks = _dots(radius) if dots_only else _marks(radius)
     reach = marks.shape[-1] // 2
     cover = np.zeros((picture.shape[0] + 2 * reach, picture.shape[1] + 2 * reach), np.uint8)
     for group, colour in enumerate(ATOM_COLOURS):
@@ -119,36 +148,43 @@ def _marks(radius: float) -> NDArray[np.uint8]:
     """A ring with a centre dot at every sub-pixel place, ``(PLACES, PLACES, n, n)`` opacity; a mere dot when tiny."""
     line = float(np.clip(0.14 * radius, 1.1, 2.6))
     dot = float(np.clip(0.17 * radius, 1.0, 3.6))
-    reach = math.ceil(radius + line) + 1
+    # A smaller ring would merge with its dot.
+    return _stamps(dot, radius if radius >= 4.0 else math.inf, line, math.ceil(radius + line) + 1)
+
+
+def _dots(radius: float) -> NDArray[np.uint8]:
+    """A dot at every sub-pixel place, ``(PLACES, PLACES, n, n)`` opacity."""
+    return _stamps(radius, math.inf, 0.0, math.ceil(radius) + 1)
+
+
+def _stamps(dot: float, ring: float, line: float, reach: int) -> NDArray[np.uint8]:
+    """A dot and a ring of these radii at every sub-pixel place."""
     axis = (np.arange((2 * reach + 1) * SMOOTHING) + 0.5) / SMOOTHING - 0.5 - reach
     marks = np.empty((PLACES, PLACES, 2 * reach + 1, 2 * reach + 1), np.uint8)
     for i in range(PLACES):
         for j in range(PLACES):
             away = np.hypot(axis[:, None] - i / PLACES, axis[None, :] - j / PLACES)
-            ink = away <= dot
-            if radius >= 4.0:  # a smaller ring would merge with its dot
-                ink |= np.abs(away - radius) <= line / 2
+            ink = (away <= dot) | (np.abs(away - ring) <= line / 2)
             blocks = ink.reshape(2 * reach + 1, SMOOTHING, 2 * reach + 1, SMOOTHING)
             marks[i, j] = np.rint(255 * blocks.mean(axis=(1, 3)))
     return marks
 
 
-def _draw_scale_bar(image: Image.Image, nm_per_px: float) -> None:
+def _draw_scale_bar(image: Image.Image, nm_per_px: float, unit: int) -> None:
     """A bar of a round length, about a fifth of the width, at the bottom left."""
     length_nm = _round_length(0.22 * image.width * nm_per_px)
     length = round(length_nm / nm_per_px)
     if length < 8:
         return
     label = f"{length_nm:g} nm"
-    font = ImageFont.load_default(FONT_PX)
+    font = _font(unit)
     pen = ImageDraw.Draw(image)
-    left, bottom = 24, image.height - 24
+    left, bottom = 24 * unit, image.height - 24 * unit
     # An outline, not a panel behind it: nothing that was found is hidden.
-    pen.rectangle((left - 2, bottom - 9, left + length + 1, bottom + 2), fill=(0, 0, 0))
-    pen.rectangle((left, bottom - 7, left + length - 1, bottom), fill=(255, 255, 255))
-    pen.text(
-        (left, bottom - 17), label, font=font, fill=(255, 255, 255), anchor="ls", stroke_width=3, stroke_fill=(0, 0, 0)
-    )
+    pen.rectangle((left - 2 * unit, bottom - 9 * unit, left + length - 1 + 2 * unit, bottom + 2 * unit), fill=(0, 0, 0))
+    pen.rectangle((left, bottom - 7 * unit, left + length - 1, bottom), fill=(255, 255, 255))
+    place, rim = (left, bottom - 17 * unit), 3 * unit
+    pen.text(place, label, font=font, fill=(255, 255, 255), anchor="ls", stroke_width=rim, stroke_fill=(0, 0, 0))
 
 
 def _round_length(length: float) -> float:
@@ -157,38 +193,65 @@ def _round_length(length: float) -> float:
     return next(step * decade for step in (5, 2, 1) if step * decade <= length or step == 1)
 
 
-def _with_footer(image: Image.Image, title: str, found: str, warning: str) -> Image.Image:
-    """The picture above one line of text, and a second one for a warning."""
-    line = FONT_PX + 12
-    rows = 2 if warning else 1
-    sheet = Image.new("RGB", (max(image.width, 640), image.height + rows * line + 8), FOOTER)
+def _font(unit: int) -> ImageFont.FreeTypeFont:
+    return cast("ImageFont.FreeTypeFont", ImageFont.load_default(FONT_PX * unit))  # it is one wherever a size is given
+
+
+def _with_footer(
+    image: Image.Image, title: str, legend: Sequence[Entry], found: str, warning: str, unit: int
+) -> Image.Image:
+    """The picture above the legend, one line of text, and a second one for a warning."""
+    font, line, margin = _font(unit), (FONT_PX + 12) * unit, 16 * unit
+    width = max(image.width, 640)
+    room = width - 2 * margin
+    rows = legend_rows(legend, font, room)
+    count = len(rows) + (2 if warning else 1)
+    sheet = Image.new("RGB", (width, image.height + count * line + 8 * unit), FOOTER)
     sheet.paste(image, ((sheet.width - image.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(FONT_PX)
-    base, margin = image.height + FONT_PX + 8, 16
-    room = sheet.width - 2 * margin
-    found = _shortened(pen, _latin(found), font, 0.62 * room)
-    name = _shortened(pen, _latin(title), font, room - pen.textlength(found, font) - 24)
+    base = image.height + (FONT_PX + 8) * unit
+    for row in rows:
+        draw_legend(pen, row, font, margin, base, TEXT)
+        base += line
+    gap = 24 * unit
+    found = _shortened(pen, _latin(found), font, max(0.62 * room, room - gap - pen.textlength(_latin(title), font)))
+    name = _shortened(pen, _latin(title), font, room - pen.textlength(found, font) - gap)
     pen.text((margin, base), name, font=font, fill=TEXT, anchor="ls")
     pen.text((sheet.width - margin, base), found, font=font, fill=FAINT, anchor="rs")
     if warning:
-        pen.text(
-            (margin, base + line), _shortened(pen, _latin(warning), font, room), font=font, fill=AMBER, anchor="ls"
-        )
+        words = _shortened(pen, _latin(warning), font, room)
+        pen.text((margin, base + line), words, font=font, fill=AMBER, anchor="ls")
     return sheet
+
+
+def _legend(results: Sequence[Result]) -> list[Entry]:
+    """What the marks of the picture stand for: nothing where atoms are all there is."""
+    entries: list[Entry] = []
+    for defects in (result.defects for result in results):
+        if defects is None:
+            continue
+        for kind in np.unique(defects.kind).tolist():
+            count = int((defects.kind == kind).sum())
+            entries.append(Entry("box", class_colour(kind), f"{_latin(defects.names[kind])[:LONGEST_NAME]} {count:,}"))
+        if (defects.confirmed == 0).any():
+            entries.append(Entry("dashed", FAINT, "not in the other scan direction"))
+    if any(layer.name == STEPS and np.any(layer.data) for result in results for layer in result.maps):
+        entries.append(Entry("line", STEP_COLOUR, "step"))
+    if any(result.defects is not None for result in results):
+        entries += [Entry("dot", ATOM_COLOURS[0], "atom") for result in results if result.counts.get("atoms")]
+    return entries
 
 
 def _summary(results: Sequence[Result]) -> str:
     """What was found, and by which model."""
-    words = []
-    for result in results:
-        words += [f"{count:,} {kind}" for kind, count in result.counts.items()]
-        if "spacing_nm" in result.quantities and math.isfinite(result.quantities["spacing_nm"]):
-            words.append(f"spacing {result.quantities['spacing_nm']:.3g} nm")
-        elif "spacing_px" in result.quantities and math.isfinite(result.quantities["spacing_px"]):
-            words.append(f"spacing {result.quantities['spacing_px']:.3g} px")
-        words.append(f"{result.model.name}@{result.model.version}")
-    return "  ·  ".join(words)
+    counts = [f"{count:,} {kind}" for result in results for kind, count in result.counts.items()]
+    spacings = []
+    for quantities in (result.quantities for result in results):
+        for unit, name in (("nm", "spacing_nm"), ("px", "spacing_px")):
+            if math.isfinite(quantities.get(name, math.nan)):
+                spacings.append(f"spacing {quantities[name]:.3g} {unit}")
+                break
+    return "  ·  ".join([*counts, *spacings, *(f"{result.model.name}@{result.model.version}" for result in results)])
 
 
 def _warning(scan: Scan, results: Sequence[Result]) -> str:

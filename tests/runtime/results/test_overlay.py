@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from spm_runtime.results import Map
+from spm_runtime.results._marks import CLASS_COLOURS, STEP_COLOUR, class_colour
 from spm_runtime.results._overlay import ATOM_COLOURS, MISSING_DARK, MISSING_LIGHT, _round_length, draw_overlay
 
 RED = np.array(ATOM_COLOURS[0])
@@ -114,3 +116,124 @@ def test_a_scan_of_nothing_can_be_drawn(make_scan, make_result):
         image = draw_overlay(scan, [make_result(scan, [], quantities={})], "a.sxm")
         assert image.width >= 30
         assert image.height > 20
+
+
+def found(make_result, scan, defects, *, steps=None):
+    maps = () if steps is None else (Map("steps", steps),)
+    return make_result(scan, task="defects", atoms=None, defects=defects, maps=maps, quantities={})
+
+
+def extent(picture, colour, height, tolerance=30):
+    """First and last row and column of a colour in the first `height` rows."""
+    ys, xs = np.nonzero(near(picture[:height], colour, tolerance))
+    return ys.min(), xs.min(), ys.max(), xs.max()
+
+
+@pytest.mark.parametrize(("shape", "zoom"), [((64, 64), 16), ((256, 256), 4), ((2048, 2048), 1)])
+def test_a_box_runs_around_its_defect_in_the_colour_of_its_class(make_scan, make_result, make_defects, shape, zoom):
+    scan = make_scan(shape, pixel_size_nm=None)
+    side = shape[0] / 4
+    for kind in (0, 5):
+        defects = make_defects([(side, 2 * side)], kind=[kind], names="abcdef", size=(side / 4, side / 2))
+        picture = pixels(scan, [found(make_result, scan, defects)])
+        top, left, bottom, right = extent(picture, class_colour(kind), shape[0] * zoom, 3)
+        for first, last, centre, length in ((top, bottom, side, side / 4), (left, right, 2 * side, side / 2)):
+            assert (first + last + 1) / 2 == pytest.approx((centre + 0.5) * zoom, abs=1)
+            assert length * zoom < last - first + 1 < length * zoom + 12  # it does not cover what it shows
+        ink = near(picture[: shape[0] * zoom], class_colour(kind), 3).sum()
+        assert ink > 2 * (bottom - top + right - left)
+        assert ink < 0.2 * (bottom - top) * (right - left)
+
+
+def test_boxes_of_the_smallest_defects_are_seen_and_those_at_the_border_do_no_harm(
+    make_scan, make_result, make_defects
+):
+    scan = make_scan((2048, 2048), pixel_size_nm=None)
+    places = [(1000, 1000), (0, 0), (2047, 2047), (-3, 1000), (1000, 2052)]
+    picture = pixels(scan, [found(make_result, scan, make_defects(places, kind=[0] * 5, size=(1.0, 1.0)))])
+    inside = near(picture[980:1021, 980:1021], class_colour(0), 3)
+    assert np.ptp(np.nonzero(inside)[0]) >= 20
+    assert near(picture[:20, :20], class_colour(0), 3).any()
+    assert near(picture[2028:2048, 2028:2048], class_colour(0), 3).any()
+
+
+def test_only_what_the_other_direction_lacks_is_dashed_and_the_legend_says_so(make_scan, make_result, make_defects):
+    scan = make_scan((64, 64), pixel_size_nm=None)
+    pictures = {
+        confirmed: pixels(
+            scan, [found(make_result, scan, make_defects([(32, 32)], size=(20.0, 20.0), confirmed=confirmed))]
+        )
+        for confirmed in (-1, 0, 1)
+    }
+    np.testing.assert_array_equal(pictures[-1], pictures[1])
+    ink = {key: near(picture[:1024], class_colour(0), 3) for key, picture in pictures.items()}
+    assert extent(pictures[0], class_colour(0), 1024, 3) == extent(pictures[1], class_colour(0), 1024, 3)
+    assert 0.4 < ink[0].sum() / ink[1].sum() < 0.75
+    assert (pictures[0][1024:] != pictures[1][1024:]).any()
+
+
+def test_classes_share_no_colour_with_each_other_or_with_atoms():
+    colours = [*CLASS_COLOURS, ATOM_COLOURS[0]]
+    apart = [np.abs(np.subtract(a, b)).max() for i, a in enumerate(colours) for b in colours[:i]]
+    assert min(apart) > 45
+    assert class_colour(len(CLASS_COLOURS)) == class_colour(0)
+
+
+def test_the_legend_shows_every_class_that_was_found_and_no_other(make_scan, make_result, make_defects):
+    scan = make_scan((64, 64), pixel_size_nm=None)
+    names = tuple(f"class {number} of a long name" for number in range(8))
+    few = pixels(scan, [found(make_result, scan, make_defects([(9, 9)] * 2, kind=[1, 1], names=names))])
+    many = pixels(scan, [found(make_result, scan, make_defects([(9, 9)] * 8, names=names))])
+    assert [near(few[1024:], class_colour(kind), 3).any() for kind in range(8)] == [kind == 1 for kind in range(8)]
+    assert all(near(many[1024:], class_colour(kind), 3).any() for kind in range(8))
+    assert len(many) > len(few)  # in several rows
+    none = pixels(scan, [found(make_result, scan, make_defects([]))])
+    assert len(none) < len(few)
+
+
+@pytest.mark.parametrize(("size", "zoom"), [(64, 16), (256, 4), (2048, 1)])
+def test_steps_are_thin_lines_in_their_middle_from_frame_to_frame(make_scan, make_result, make_defects, size, zoom):
+    scan = make_scan((size, size), image=np.zeros((size, size), np.float32), pixel_size_nm=None)
+    at = size // 3
+    steps = np.zeros((size, size), bool)
+    steps[:, at - 2 : at + 3] = True
+    picture = pixels(scan, [found(make_result, scan, make_defects([]), steps=steps)])[: size * zoom]
+    line = near(picture, STEP_COLOUR, 40)
+    rows, columns = np.nonzero(line)
+    assert np.unique(rows).size == size * zoom
+    assert columns.mean() == pytest.approx((at + 0.5) * zoom - 0.5, abs=0.6)
+    assert np.ptp(columns) + 1 <= 4
+
+
+def test_a_slanted_step_is_no_staircase(make_scan, make_result, make_defects):
+    scan = make_scan((64, 64), image=np.zeros((64, 64), np.float32), pixel_size_nm=None)
+    y, x = np.mgrid[:64, :64]
+    steps = np.abs(x - 20 - y / 4) < 1.5
+    picture = pixels(scan, [found(make_result, scan, make_defects([]), steps=steps)])[:1024]
+    rows, columns = np.nonzero(near(picture, STEP_COLOUR, 60))
+    away = columns - (16 * (20 + ((rows + 0.5) / 16 - 0.5) / 4) + 7.5)
+    middle = (rows > 100) & (rows < 924)
+    assert np.abs(away[middle]).max() < 10  # less than two thirds of a scan pixel
+
+
+def test_atoms_beside_defects_are_mere_dots(make_scan, make_result, make_defects):
+    scan = make_scan((64, 64), pixel_size_nm=None)
+    yx = [(8.0, 8.0), (8.0, 16.0), (50.0, 30.0)]
+    alone = pixels(scan, [make_result(scan, yx)])
+    both = pixels(scan, [found(make_result, scan, make_defects([(40, 50)])), make_result(scan, yx)])
+    rings, dots = (near(picture[:1024], RED, 60) for picture in (alone, both))
+    assert 0 < dots.sum() < 0.3 * rings.sum()
+    for y, x in yx:
+        assert dots[round(16 * (y + 0.5)), round(16 * (x + 0.5))]
+    assert near(both[1024:], RED, 10).any()
+    assert near(both[:1024], class_colour(0), 3).any()
+    order = [make_result(scan, yx), found(make_result, scan, make_defects([(40, 50)]))]
+    np.testing.assert_array_equal(pixels(scan, order)[:1024], both[:1024])
+
+
+def test_defects_and_steps_can_be_drawn_on_anything(make_scan, make_result, make_defects):
+    for shape in ((1, 1), (16, 1024), (1024, 16), (5000, 12)):
+        scan = make_scan(shape, image=np.full(shape, np.nan, np.float32))
+        steps = np.ones(shape, bool)
+        defects = make_defects([(0, 0), (3, 3)], names=("中文 \udc80\n" * 30,), size=(500.0, 0.0), confirmed=[0, 1])
+        assert draw_overlay(scan, [found(make_result, scan, defects, steps=steps)], "a.sxm").width >= 640
