@@ -42,7 +42,8 @@ article > a { display: block; background: #14161a; }
 img { display: block; width: 100%; height: 340px; object-fit: contain; }
 .words { display: flex; flex: 1; flex-direction: column; gap: 6px; padding: 12px 16px 14px; }
 h3 { margin: 0; font-size: 15px; overflow-wrap: anywhere; }
-.words p { margin: 0; overflow-wrap: anywhere; } .found b { font-size: 20px; } .faint { color: var(--faint); font-size: 13px; }
+.words p { margin: 0; overflow-wrap: anywhere; } .found b { font-size: 20px; }
+.classes { display: block; font-size: 13px; } .faint { color: var(--faint); font-size: 13px; }
 .warn { padding: 6px 10px; border-radius: 6px; background: var(--warn-back); color: var(--warn); font-size: 13px; }
 .links { margin-top: auto !important; padding-top: 4px; font-size: 13px; } .links a { margin-right: 14px; }
 footer { margin-top: 40px; color: var(--faint); font-size: 13px; }
@@ -147,10 +148,13 @@ def _card(row: Mapping[str, str]) -> str:
     def link(file: str) -> str:
         return escape(quote((PurePosixPath(row["folder"]) / file).as_posix()))
 
-    found = f"<b>{int(row['atoms']):,}</b> atoms" if row["atoms"] else escape(row["tasks"])
+    counts = [f"<b>{int(row[kind]):,}</b> {kind}" for kind in ("defects", "atoms") if row[kind]]
+    found = " · ".join(counts) or escape(row["tasks"])
     if row["spacing_nm"] or row["spacing_px"]:
         spacing, unit = (row["spacing_nm"], "nm") if row["spacing_nm"] else (row["spacing_px"], "px")
         found += f" · spacing {float(spacing):.3g} {unit}"
+    if row["defect_classes"]:
+        found += f'<span class="classes">{escape(row["defect_classes"].replace("; ", ", "))}</span>'
     facts = [row["channel"], f"{row['width_px']} × {row['height_px']} px"]
     if row["pixel_size_y_nm"]:
         height, width = (float(row[f"{axis}_px"]) * float(row[f"pixel_size_{along}_nm"]) for axis, along in _AXES)
@@ -158,8 +162,7 @@ def _card(row: Mapping[str, str]) -> str:
     facts += [row["model"], row["provider"].removesuffix("ExecutionProvider"), f"{float(row['seconds']):.1f} s"]
     warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in row["warnings"].split(" | ") if text)
     files = [("picture", "overlay.png"), ("result.json", "result.json")]
-    if row["atoms"]:
-        files.insert(1, ("atoms.csv", "atoms.csv"))
+    files[1:1] = [(f"{kind}.csv", f"{kind}.csv") for kind in ("defects", "atoms") if row[kind]]
     links = "".join(f'<a href="{link(file)}">{escape(text)}</a>' for text, file in [*files, ("all files", "")])
     return (
         f'<article><a href="{link("overlay.png")}"><img loading="lazy" src="{link("overlay.png")}" alt="{_title(row)}"></a>'

@@ -68,6 +68,12 @@ class Outcome:
         return counts
 
     @property
+    def classes(self) -> dict[str, int]:
+        """How many defects of each class that was found."""
+        # A result of a version before there were classes has none.
+        return {name: count for task in self._tasks.values() for name, count in task.get("classes", {}).items()}
+
+    @property
     def quantities(self) -> dict[str, float]:
         """Numbers that describe the whole image, undefined ones left out."""
         quantities: dict[str, float] = {}

@@ -26,12 +26,16 @@ SUMMARY = "summary.csv"
 
 #: The columns of ``summary.csv``, in order.
 SUMMARY_COLUMNS = (
-    "scan", "frame", "status", "reason", "atoms", "spacing_nm", "spacing_px", "model", "provider", "seconds", "warnings",
-    "tasks", "channel", "modality", "height_px", "width_px", "pixel_size_y_nm", "pixel_size_x_nm", "sha256", "folder",
+    "scan", "frame", "status", "reason", "defects", "defect_classes", "atoms", "spacing_nm", "spacing_px", "model",
+    "provider", "seconds", "warnings", "tasks", "channel", "modality", "height_px", "width_px", "pixel_size_y_nm",
+    "pixel_size_x_nm", "sha256", "folder",
 )  # fmt: skip
 
+#: Those that tables of versions before 0.4 do not have.
+ADDED_COLUMNS = frozenset({"defects", "defect_classes"})
+
 #: The columns that hold whole numbers, and numbers; `index_html` computes with them.
-WHOLE_COLUMNS = ("frame", "atoms", "height_px", "width_px")
+WHOLE_COLUMNS = ("frame", "defects", "atoms", "height_px", "width_px")
 NUMBER_COLUMNS = ("spacing_nm", "spacing_px", "seconds", "pixel_size_y_nm", "pixel_size_x_nm")
 
 
@@ -76,6 +80,8 @@ class Report:
         self._pages: list[bytes] = []
         for statement in SCHEMA.split(";"):
             self._database.execute(statement)
+        # Rows that an earlier version left have other cells; its table, which is read next, has them too.
+        self._database.execute("DELETE FROM images WHERE json_array_length(cells) != ?", (len(SUMMARY_COLUMNS),))
         self._is_foreign = False
         self._take_over(folder / SUMMARY)
         self._drop_deleted()
@@ -258,6 +264,8 @@ def _row(outcome: Outcome) -> dict[str, str]:
         return row
     scan, quantities = outcome.document["scan"], outcome.quantities
     row |= {
+        "defects": str(outcome.counts.get("defects", "")),
+        "defect_classes": "; ".join(f"{count} {printable(name)}" for name, count in outcome.classes.items()),
         "atoms": str(outcome.counts.get("atoms", "")),
         "spacing_nm": _number(quantities.get("spacing_nm")),
         "spacing_px": _number(quantities.get("spacing_px")),
@@ -285,9 +293,11 @@ def _earlier_rows(path: Path) -> tuple[list[dict[str, str]], bool]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # editors put a mark before UTF-8
             table = csv.DictReader(file)
-            if tuple(table.fieldnames or ()) != SUMMARY_COLUMNS:
+            columns = tuple(table.fieldnames or ())
+            known = tuple(column for column in SUMMARY_COLUMNS if column in columns or column not in ADDED_COLUMNS)
+            if columns != known:
                 return [], path.stat().st_size > 0
-            rows = list(table)
+            rows = [dict.fromkeys(SUMMARY_COLUMNS, "") | row for row in table]
     except FileNotFoundError:
         return [], False
     except (OSError, UnicodeDecodeError, csv.Error):

@@ -10,7 +10,7 @@ import pytest
 
 from spm_runtime.results import read_document, save_results
 from spm_runtime.results._outcome import Outcome
-from spm_runtime.results._report import SUMMARY_COLUMNS, Report
+from spm_runtime.results._report import ADDED_COLUMNS, SUMMARY_COLUMNS, Report
 
 NAMES = ["a.sxm", "day 1/100 % #3.sxm", "Prüfung/中文 & it's.sxm", "javascript&colon;alert(1).sxm", "a;b,c.gwy"]
 if sys.platform != "win32":  # where these characters have a meaning of their own
@@ -69,6 +69,89 @@ def test_one_row_per_scan_failed_ones_included(tmp_path, finish):
     assert (second["model"], second["provider"], second["seconds"]) == ("atoms@1.2", "CPUExecutionProvider", "1.500")
     assert (second["warnings"], second["pixel_size_y_nm"], second["sha256"]) == ("w1 | w2", "0.02", "cd" * 32)
     assert third["status"] == "skipped"
+
+
+@pytest.fixture
+def finish_defects(finish, make_scan, make_defects):
+    def save(folder, name, kind, names=("vacancy", "adatom", "cluster")):
+        defects = make_defects([(5, 6)] * len(kind), kind=kind, names=names)
+        return finish(folder, name, task="defects", atoms=None, defects=defects, maps=(), quantities={})
+
+    return save
+
+
+def test_defects_are_counted_by_class(tmp_path, finish, finish_defects):
+    report = Report(tmp_path)
+    report.add([finish_defects(tmp_path, "a.sxm", [2, 0, 2])])
+    report.add([finish_defects(tmp_path, "b.sxm", [])])
+    report.add([finish(tmp_path, "c.sxm")])
+    report.write()
+    assert [(row["defects"], row["defect_classes"], row["atoms"]) for row in rows_of(tmp_path)] == [
+        ("3", "1 vacancy; 2 cluster", ""),
+        ("0", "", ""),
+        ("", "", "2"),
+    ]
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert "3 defects1 vacancy, 2 cluster" in page.text
+    assert "0 defects" in page.text
+    assert "2 atoms" in page.text
+    assert {link for link in page.links if link.endswith("s.csv")} == {
+        "a.sxm/defects.csv", "b.sxm/defects.csv", "c.sxm/atoms.csv",
+    }  # fmt: skip
+
+
+def test_defects_and_atoms_of_one_scan_stand_in_one_row(tmp_path, make_scan, make_result, make_defects):
+    scan = make_scan()
+    found = make_result(scan, task="defects", atoms=None, defects=make_defects([(5, 6)]), maps=(), quantities={})
+    save_results(scan, [found, make_result(scan)], tmp_path / "a.sxm")
+    report = Report(tmp_path)
+    report.add([Outcome("a.sxm", "a.sxm", "done", document=read_document(tmp_path / "a.sxm"))])
+    report.write()
+    (row,) = rows_of(tmp_path)
+    assert (row["defects"], row["defect_classes"], row["atoms"], row["tasks"]) == (
+        "1",
+        "1 vacancy",
+        "2",
+        "defects atoms",
+    )
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert "1 defects · 2 atoms · spacing 8 px1 vacancy" in page.text
+    assert {"a.sxm/defects.csv", "a.sxm/atoms.csv"} < set(page.links)
+
+
+def test_names_of_classes_are_text_only(tmp_path, finish_defects):
+    names = ("<script>alert(1)</script>", "=1+1\n,;", "中文")
+    report = Report(tmp_path)
+    report.add([finish_defects(tmp_path, "a.sxm", [0, 1, 2], names)])
+    report.write()
+    (row,) = rows_of(tmp_path)
+    assert row["defect_classes"] == "1 <script>alert(1)</script>; 1 =1+1 ,;; 1 中文"  # a count first: no formula
+    assert "script" not in Page((tmp_path / "index.html").read_text(encoding="utf-8")).tags
+    assert [one["defects"] for one in rows_of(tmp_path)] == ["3"]
+
+
+def test_the_table_and_the_rows_of_an_earlier_version_are_continued(tmp_path, finish, finish_defects):
+    database = sqlite3.connect(tmp_path / "rows.sqlite3", isolation_level=None)
+    report = Report(tmp_path, database)
+    report.add([finish(tmp_path, "a.sxm"), failure("b.sxm")])
+    report.write()
+    earlier = [column for column in SUMMARY_COLUMNS if column not in ADDED_COLUMNS]
+    rows = rows_of(tmp_path)
+    with (tmp_path / "summary.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, earlier, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    database.execute("UPDATE images SET cells = json_remove(cells, '$[4]', '$[4]')")
+    report = Report(tmp_path, database)
+    report.add([finish_defects(tmp_path, "c.sxm", [0])])
+    assert report.write() == ""
+    assert [(row["scan"], row["status"], row["defects"], row["atoms"]) for row in rows_of(tmp_path)] == [
+        ("a.sxm", "done", "", "2"),
+        ("b.sxm", "failed", "", ""),
+        ("c.sxm", "done", "1", ""),
+    ]
+    assert not list(tmp_path.glob("*.bak*"))
+    database.close()
 
 
 def test_a_spacing_that_was_not_measured_is_nowhere(tmp_path, finish):
@@ -165,7 +248,7 @@ def test_a_mark_before_the_text_is_no_other_make(tmp_path, finish):
 @pytest.mark.parametrize(
     ("column", "cell"),
     [
-        ("atoms", "1,234"), ("atoms", "nan"), ("height_px", ""), ("width_px", "4.5"), ("seconds", "soon"),
+        ("atoms", "1,234"), ("atoms", "nan"), ("defects", "many"), ("height_px", ""), ("width_px", "4.5"), ("seconds", "soon"),
         ("seconds", ""), ("spacing_px", "0,2"), ("pixel_size_x_nm", ""), ("pixel_size_y_nm", "inf"), ("status", "ok"),
         ("frame", "first"),
     ],
