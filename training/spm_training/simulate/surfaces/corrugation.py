@@ -204,13 +204,15 @@ class AtomPattern:
     hole_nm
         Depth of the holes.
     sigma_nm
-        Width of an atom; that of a hole is 1.15 times as large.
+        Width of an atom.
     sites_nm
         For each kind of terrace, ``(K, 2)`` places where defects sit.
     angles
         For each kind of terrace, the direction of its lattice in radians.
     pitch_nm
         Shortest distance that must be sampled for the atoms to show.
+    hole_sigma_nm
+        Width of a hole.
     """
 
     atoms_nm: Sequence[NDArray[np.float64]]
@@ -221,6 +223,7 @@ class AtomPattern:
     sites_nm: Sequence[NDArray[np.float64]]
     angles: Sequence[float]
     pitch_nm: float
+    hole_sigma_nm: float = 0.0
     _trees: dict[int, cKDTree] = field(default_factory=dict)
 
     def corrugation(
@@ -234,7 +237,7 @@ class AtomPattern:
         for kind in present:
             for places, heights, sigma in (
                 (self.atoms_nm[kind], self.heights_nm, self.sigma_nm),
-                (self.holes_nm[kind], np.full(len(self.holes_nm[kind]), -self.hole_nm), 1.15 * self.sigma_nm),
+                (self.holes_nm[kind], np.full(len(self.holes_nm[kind]), -self.hole_nm), self.hole_sigma_nm),
             ):
                 px = raster.to_px(places)
                 near = np.clip(np.rint(px).astype(np.int64), 0, np.asarray(raster.shape) - 1)

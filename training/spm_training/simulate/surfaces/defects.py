@@ -110,7 +110,7 @@ def build_defect(rng: np.random.Generator, kind: str, surface: Surface, site: Si
         )
     elif surface.name == "graphite" and kind == "vacancy":
         ripple = (float(rng.uniform(0.2, 0.5)) * float(lobes[0, 5]), float(rng.uniform(0.6, 1.5)))
-    tall = kind in ("molecule", "cluster")
+    tall = kind in ("molecule", "cluster") and float(lobes[0, 5]) > 0
     return Defect(kind, site.yx_nm + centre, lobes, tall, ripple, *extent(lobes[main]))
 
 
@@ -203,7 +203,21 @@ def _dopant(sign: float) -> Callable[[np.random.Generator, Surface, Site], list[
     return build
 
 
+def _dark_molecule(rng: np.random.Generator) -> list[Lobe]:
+    """What lowers the density of states where it sits, as CO on copper: a wide dip, often with a bright rim and a bump."""
+    depth, width = -_log_uniform(rng, 0.012, 0.09), _uniform(rng, 0.22, 0.45)
+    lobes: list[Lobe] = [(0.0, 0.0, width, width, 0.0, depth, 1.0)]
+    if rng.random() < 0.6:
+        rim = width * _uniform(rng, 1.5, 2.4)
+        lobes.append((0.0, 0.0, rim, rim, 0.0, -depth * _uniform(rng, 0.1, 0.35), 1.0))
+    if rng.random() < 0.25:
+        lobes.append((0.0, 0.0, 0.4 * width, 0.4 * width, 0.0, -depth * _uniform(rng, 0.2, 0.6), 1.0))
+    return lobes
+
+
 def _molecule(rng: np.random.Generator, surface: Surface, site: Site) -> list[Lobe]:
+    if surface.ripple_nm and rng.random() < 0.3:
+        return _dark_molecule(rng)
     count = int(rng.choice([1, 2, 3, 4, 6]))
     height = _log_uniform(rng, 0.06, 0.35)
     width = _uniform(rng, 0.17, 0.32)

@@ -136,9 +136,10 @@ def _si111(rng: np.random.Generator, angle: float, extent: float) -> Surface:
         shift = np.full(2, 0.5 * extent) + rng.uniform(-1.4, 1.4, 2)
         atoms.append(sites.yx @ turn * unit + shift)
         holes.append(sites.holes @ turn * unit + shift)
+    # Real corner holes are the darkest places by far: as deep as an adatom is high, and wider.
     pattern = AtomPattern(
-        atoms, height * sites.height, holes, height * rng.uniform(0.1, 0.6), sigma,
-        atoms, [angle] * 3, pitch_nm=unit,
+        atoms, height * sites.height, holes, height * rng.uniform(0.1, 1.3), sigma,
+        atoms, [angle] * 3, pitch_nm=unit, hole_sigma_nm=sigma * rng.uniform(1.0, 2.0),
     )  # fmt: skip
     return Surface("Si(111)-7x7", pattern, 0.3135, unit)
 

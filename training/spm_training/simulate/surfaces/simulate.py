@@ -95,6 +95,7 @@ def simulate_surface(
     present, centres = populate(rng, family, surface, raster, relief, margin) if defects else nothing
     layers = render(rng, present, centres, surface, raster)
     lattice = surface.pattern.corrugation(raster, y, x, relief.terrace) + _at_steps(rng, surface, relief, pixel)
+    lattice += _standing_waves(rng, surface, y, x)
     plane = tilt_and_bow(rng, y, x)
     lag = float(rng.uniform(0.2, 1.2)) if rng.random() < 0.5 else 0.0
     inner = np.s_[margin : margin + shape[0], margin : margin + shape[1]]
@@ -161,6 +162,20 @@ def _at_steps(rng: np.random.Generator, surface: Surface, relief: Relief, pixel:
     if surface.ripple_nm:
         distance = ndimage.distance_transform_edt(~relief.steps) * pixel
         out += amplitude * np.cos(2 * np.pi * distance / surface.ripple_nm + phase) * np.exp(-distance / decay)
+    return out
+
+
+def _standing_waves(
+    rng: np.random.Generator, surface: Surface, y: NDArray[np.float64], x: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Waves of a surface state between scatterers that the image does not show: speckles that are no defects."""
+    out = np.zeros(y.shape)
+    if not surface.ripple_nm or rng.random() < 0.5:
+        return out
+    k, amplitude = 2 * np.pi / surface.ripple_nm, np.exp(rng.uniform(np.log(0.0003), np.log(0.003)))
+    count = int(rng.integers(3, 9))
+    for angle, phase in rng.uniform(0, 2 * np.pi, (count, 2)):
+        out += amplitude / np.sqrt(count) * np.cos(k * (np.sin(angle) * y + np.cos(angle) * x) + phase)
     return out
 
 
