@@ -140,7 +140,7 @@ def test_a_sample_of_windows_knows_what_it_holds(tiny):
     found = list(frames(recipe, 2))
     assert [frame.family for frame in found] == [0, 0, 1, 1]
     assert len({frame.number for frame in found}) == 4
-    sample = window_sample(recipe, network, 2, per_image=6)
+    sample = window_sample(found, network, per_image=6)
     assert sample.latent.shape == (24, 16)
     assert sample.patch.shape == (24, 32, 32)
     assert set(sample.family) == {0, 1}

@@ -28,6 +28,7 @@ from spm_training.studies.samples import (
     Sample,
     defect_sample,
     families_of,
+    frames,
     trained_first,
     trained_second,
     window_sample,
@@ -116,7 +117,7 @@ def study_clusters(
         f"{options.images} simulated validation images of each family of surfaces, min–max scaled. V-measures are against what "
         "the simulator knows; intervals hold 95 % of the resamples of the images.",
     )
-    windows = window_sample(first_recipe, first, options.images, per_image=options.windows_per_image)
+    windows = window_sample(frames(first_recipe, options.images), first, per_image=options.windows_per_image)
     report(f"{len(windows)} windows encoded by the first autoencoder")
     one = _first_stage(page, windows, families_of(first_recipe), options, report)
     patches = defect_sample(second_recipe, second, options.images, per_image=options.defects_per_image)

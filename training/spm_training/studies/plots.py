@@ -102,13 +102,15 @@ def clouds(content: Sequence[Cloud], *, columns: int = 2) -> Figure:
     return figure
 
 
-def sheet(rows: Mapping[str, NDArray[np.floating]], *, zoom: float = 0.62, high: float = 1.0) -> Figure:
+def sheet(
+    rows: Mapping[str, NDArray[np.floating] | Sequence[NDArray[np.floating]]], *, zoom: float = 0.62, high: float = 1.0
+) -> Figure:
     """Grey patches in rows: 0 is black, `high` is white.
 
     Parameters
     ----------
     rows
-        ``(n, 32, 32)`` patches by the name of the row.
+        Square images, as ``(n, 32, 32)``, by the name of the row.
     zoom
         Side of a patch in inches.
     high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,9 +171,7 @@ def windows_at(inner: Tensor) -> Tensor:
     return inner.unfold(0, SIDE_PX, STRIDE_PX).unfold(1, SIDE_PX, STRIDE_PX).reshape(-1, SIDE_PX, SIDE_PX)
 
 
-def window_sample(
-    recipe: Recipe, network: Ae1, images: int, *, per_image: int, split: Split = Split.VALIDATION
-) -> Sample:
+def window_sample(found: Iterable[Frame], network: Ae1, *, per_image: int) -> Sample:
     """Windows of the first stage, from anywhere in the images.
 
     A window holds the defect whose centre is nearest to its own, where one lies in it, and else none. Windows with defects are
@@ -181,19 +179,15 @@ def window_sample(
 
     Parameters
     ----------
-    recipe
-        Recipe of the network's run.
+    found
+        The images.
     network
         The network in evaluation mode.
-    images
-        Images of each family.
     per_image
         Windows of each image at the most.
-    split
-        Of which split.
     """
     parts: list[tuple[NDArray[np.generic], ...]] = []
-    for frame in frames(recipe, images, split=split):
+    for frame in found:
         windows = windows_at(torch.from_numpy(np.ascontiguousarray(frame.inner))).numpy()
         content = _contents(frame)
         chosen = _half_and_half(content != len(DEFECT_CLASSES), per_image, frame.number)
@@ -207,7 +201,21 @@ def window_sample(
 def defect_sample(
     recipe: Recipe, network: Ae2, images: int, *, per_image: int, split: Split = Split.VALIDATION
 ) -> Sample:
-    """Patches around defects, as the second autoencoder's training has them; arguments as of `window_sample`."""
+    """Patches around defects, as the second autoencoder's training has them.
+
+    Parameters
+    ----------
+    recipe
+        Recipe of the network's run.
+    network
+        The network in evaluation mode.
+    images
+        Images of each family.
+    per_image
+        Patches of each image; the same defect may come again, off its centre elsewhere.
+    split
+        Of which split.
+    """
     parts: list[tuple[NDArray[np.generic], ...]] = []
     for family, name in enumerate(families_of(recipe)):
         patches = DefectPatches(of_family(recipe, name), split)

@@ -14,7 +14,7 @@ when one of both is better than plain beyond the 95 % interval of resampled imag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from spm_training.clusters import Scaling, fit_clusters
 from spm_training.cost import cost_of
 from spm_training.data import Split
 from spm_training.networks.ae1 import Ae1
+from spm_training.networks.folding import folded
 from spm_training.options import LossOptions
 from spm_training.patch_scores import STATED_NOISE, batches_of, score_network
 from spm_training.recipe import Recipe
@@ -35,6 +36,7 @@ from spm_training.studies.plots import sheet
 from spm_training.studies.samples import CONTENTS, Frame, frames, trained_first, window_sample
 from spm_training.studies.selection import Labels, Points, gain_interval, kmeans
 from spm_training.studies.variants import budget_recipe, patch_steps, train_variant
+from spm_training.tasks.patches import PatchBatch
 
 __all__ = ["Figures", "SuggestionsOptions", "mean_gain", "study_suggestions", "wins"]
 
@@ -139,17 +141,14 @@ def study_suggestions(
         return None
     recipes[LABELS], runs[LABELS] = labelled
     found = list(frames(plain, options.images))
-    truth = window_sample(plain, trained_first(runs[PLAIN])[1], options.images, per_image=options.windows_per_image)
+    crops = batches_of(plain, Split.VALIDATION, options.crops)
     figures: dict[str, Figures] = {}
     for name, run in runs.items():
-        network = trained_first(run)[1]
-        for scales in ((1,), (1, 2)) if name in (PLAIN, SCALES) else ((1,),):
-            row = name if scales == (1,) or name == SCALES else f"{name}, read at two scales"
-            if name == SCALES and scales == (1,):
-                row = f"{name}, read at one"
-            figures[row] = _figures(network, plain, recipes[name], found, scales, options)
-            report(f"{row}: AUC {np.nanmean(figures[row].auc):.3f}, V-measure {figures[row].v_measure:.3f}")
-    return _write(out, plain, figures, runs, found, (truth.content, truth.image), flop)
+        # The pseudo-labels' other half was trained before.
+        windows = patch_steps(plain if name == LABELS else recipes[name])
+        figures |= _figures(name, _deployed(run), found, crops, windows, options)
+        report(f"{name}: AUC {np.nanmean(figures[name].auc):.3f}, V-measure {figures[name].v_measure:.3f}")
+    return _write(out, plain, figures, runs, found, options, flop)
 
 
 def _equal_budget(plain: Recipe, loss: LossOptions) -> Recipe:
@@ -176,7 +175,8 @@ def _pseudo_labels(
         return None
     if not (resume and run.last.is_file() and file.is_file()):
         network = trained_first(start)[1]
-        sample = window_sample(plain, network, options.images, per_image=options.windows_per_image, split=Split.TRAIN)
+        training = frames(plain, options.images, split=Split.TRAIN)
+        sample = window_sample(training, network, per_image=options.windows_per_image)
         fit_clusters(sample.latent).write(file)
         report(f"pseudo-labels from {len(sample)} windows of the training split")
     loss = LossOptions(cluster_weight=_CLUSTER_WEIGHT, clusters_file=str(file))
@@ -198,22 +198,40 @@ def _lasting(recipe: Recipe, epochs: int) -> Recipe:
     )
 
 
+def _deployed(run: RunFolder) -> Ae1:
+    """The network with the same answers in a third of the time."""
+    network = trained_first(run)[1]
+    network.decoder = folded(network.decoder)
+    return network
+
+
 def _figures(
+    name: str,
     network: Ae1,
-    plain: Recipe,
-    recipe: Recipe,
     found: list[Frame],
-    scales: tuple[int, ...],
+    crops: Sequence[PatchBatch],
+    windows: int,
     options: SuggestionsOptions,
-) -> Figures:
-    auc = np.array([defect_auc(error_map(network, frame, scales=scales), frame) for frame in found])
-    sample = window_sample(plain, network, options.images, per_image=options.windows_per_image)
-    points = Points(Scaling.of(sample.latent)(sample.latent), {"content": sample.content}, sample.image)
+) -> dict[str, Figures]:
+    """The figures of one variant; error maps of two scales tell what reading both is worth without having learned both."""
+    points = _points(found, network, options)
     trial = kmeans(points, (len(CONTENTS),))[0]
-    score = score_network(network, batches_of(plain, Split.VALIDATION, options.crops))
-    # The pseudo-labels' other half was trained before.
-    windows = patch_steps(plain if recipe.loss.cluster_weight else recipe)
-    return Figures(auc, trial.labels, trial.v_measures["content"], score.clean_mse, windows)
+    error = score_network(network, crops).clean_mse
+
+    def read(scales: tuple[int, ...]) -> Figures:
+        auc = np.array([defect_auc(error_map(network, frame, scales=scales), frame) for frame in found])
+        return Figures(auc, trial.labels, trial.v_measures["content"], error, windows)
+
+    if name == PLAIN:
+        return {PLAIN: read((1,)), f"{PLAIN}, read at two": read((1, 2))}
+    if name == SCALES:
+        return {f"{SCALES}, read at one": read((1,)), SCALES: read((1, 2))}
+    return {name: read((1,))}
+
+
+def _points(found: list[Frame], network: Ae1, options: SuggestionsOptions) -> Points:
+    sample = window_sample(found, network, per_image=options.windows_per_image)
+    return Points(Scaling.of(sample.latent)(sample.latent), {"content": sample.content}, sample.image)
 
 
 def mean_gain(one: NDArray[np.float64], other: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float, float]:
@@ -240,7 +258,7 @@ def _write(
     figures: Mapping[str, Figures],
     runs: Mapping[str, RunFolder],
     found: list[Frame],
-    truth: tuple[Labels, Labels],
+    options: SuggestionsOptions,
     flop: float,
 ) -> Path:
     page = Page(
@@ -250,6 +268,8 @@ def _write(
         f"{sum(len(frame.yx_px) for frame in found)} defects that can be found.",
     )
     base = figures[PLAIN]
+    points = _points(found, trained_first(runs[PLAIN])[1], options)
+    truth = points.truths["content"], points.groups
     gains = {
         name: (mean_gain(one.auc, base.auc), gain_interval(one.labels, base.labels, *truth))
         for name, one in figures.items()
@@ -296,14 +316,14 @@ def _write(
 def _pictures(page: Page, runs: Mapping[str, RunFolder], found: list[Frame]) -> None:
     page.section("Error maps")
     shown = [frame for frame in found if len(frame.yx_px)][:: max(len(found) // 5, 1)][:5]
-    rows = {
-        "image": np.stack([frame.inner for frame in shown]),
-        "defects": np.stack([_marks(frame) for frame in shown]),
+    rows: dict[str, list[NDArray[np.float32]]] = {
+        "image": [frame.inner for frame in shown],
+        "defects": [_marks(frame) for frame in shown],
     }
     for name, run in runs.items():
-        network = trained_first(run)[1]
+        network = _deployed(run)
         maps = [error_map(network, frame, scales=(1, 2) if name == SCALES else (1,)) for frame in shown]
-        rows[name] = np.stack([one / max(float(np.quantile(one, 0.99)), 1e-12) for one in maps])
+        rows[name] = [one / max(float(np.quantile(one, 0.99)), 1e-12) for one in maps]
     page.figure(
         sheet(rows, zoom=2.0), "Images, circles of their true defects, and error maps; white is the 99th percentile."
     )
