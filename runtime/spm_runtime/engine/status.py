@@ -15,7 +15,7 @@ from typing import Any
 from spm_runtime.engine.ledger import LEDGER, Entry, Ledger
 from spm_runtime.engine.state import find_state, holder
 from spm_runtime.errors import AdatomError, OutputError, ParameterError
-from spm_runtime.results import printable
+from spm_runtime.results import found_in, printable
 
 __all__ = ["metrics_text", "retry_scans", "serve_metrics", "status_lines", "status_of"]
 
@@ -148,6 +148,9 @@ def metrics_text(ledger: Ledger) -> str:
     facts = summary(ledger)
     lines = ["# HELP adatom_scans Scans by state.", "# TYPE adatom_scans gauge"]
     lines += [f'adatom_scans{{state="{state}"}} {count}' for state, count in sorted(facts["counts"].items())]
+    found = ledger.patiently(lambda: found_in(ledger.connection))
+    lines += ["# HELP adatom_found Defects and atoms of the scans in the summary.", "# TYPE adatom_found gauge"]
+    lines += [f'adatom_found{{kind="{kind}"}} {count}' for kind, count in found.items()]
     lines += [
         "# HELP adatom_latency_seconds From the last byte of a scan to its result.",
         "# TYPE adatom_latency_seconds summary",

@@ -3,7 +3,7 @@
 from spm_runtime.results._document import file_sha256, read_document, scan_block
 from spm_runtime.results._files import PARTIAL_PREFIX, printable, remove_partial_folders, replacing, write_atomically
 from spm_runtime.results._outcome import Outcome
-from spm_runtime.results._report import Report
+from spm_runtime.results._report import Report, found_in
 from spm_runtime.results._result import Atoms, Defects, Map, ModelReference, Result, Task
 from spm_runtime.results._save import save_results
 
@@ -18,6 +18,7 @@ __all__ = [
     "Result",
     "Task",
     "file_sha256",
+    "found_in",
     "printable",
     "read_document",
     "remove_partial_folders",

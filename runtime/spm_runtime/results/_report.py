@@ -20,7 +20,7 @@ from spm_runtime.results._files import encoded, patiently, printable, replacing,
 from spm_runtime.results._index import PAGE_LENGTH, Front, index_html, page_name
 from spm_runtime.results._outcome import Outcome
 
-__all__ = ["SUMMARY", "SUMMARY_COLUMNS", "Report"]
+__all__ = ["SUMMARY", "SUMMARY_COLUMNS", "Report", "found_in"]
 
 SUMMARY = "summary.csv"
 
@@ -31,8 +31,11 @@ SUMMARY_COLUMNS = (
     "pixel_size_x_nm", "sha256", "folder",
 )  # fmt: skip
 
-#: Those that tables of versions before 0.4 do not have.
+#: Those that the tables of earlier versions do not have.
 ADDED_COLUMNS = frozenset({"defects", "defect_classes"})
+
+#: Those that count what was found.
+FOUND_COLUMNS = ("defects", "atoms")
 
 #: The columns that hold whole numbers, and numbers; `index_html` computes with them.
 WHOLE_COLUMNS = ("frame", "defects", "atoms", "height_px", "width_px")
@@ -230,6 +233,25 @@ class Report:
             f"{table}: another program has changed its columns or numbers, and not every row could be continued; it is "
             f"kept as {backup.name}"
         )
+
+
+def found_in(database: sqlite3.Connection) -> dict[str, int]:
+    """How many things were found on all scans of a report together, by kind.
+
+    Parameters
+    ----------
+    database
+        Where a `Report` keeps its rows; there may be none yet.
+    """
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'images'").fetchone():
+        return dict.fromkeys(FOUND_COLUMNS, 0)
+    # An empty cell counts as 0.
+    sums = ", ".join(
+        f"coalesce(sum(CAST(json_extract(cells, '$[{SUMMARY_COLUMNS.index(name)}]') AS INTEGER)), 0)"
+        for name in FOUND_COLUMNS
+    )
+    row = database.execute(f"SELECT {sums} FROM images WHERE status = 'done'").fetchone()
+    return dict(zip(FOUND_COLUMNS, map(int, row), strict=True))
 
 
 @contextmanager

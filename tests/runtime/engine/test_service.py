@@ -208,7 +208,8 @@ def test_metrics_are_served_on_loopback_in_the_format_of_prometheus(batch):
             pass
     with Ledger(ledger) as opened:
         assert text == metrics_text(opened)
-    assert 'adatom_scans{state="done"} 1' in text.splitlines()
+    for line in ('adatom_scans{state="done"} 1', 'adatom_found{kind="atoms"} 1', 'adatom_found{kind="defects"} 0'):
+        assert line in text.splitlines()
     for line in text.splitlines():
         assert re.fullmatch(r'# (HELP|TYPE) adatom_\w+ .+|adatom_\w+(\{\w+="[\w.]+"\})? (NaN|[\d.e+-]+)', line), line
 

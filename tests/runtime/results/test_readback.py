@@ -29,14 +29,18 @@ if os.name != "nt":  # Windows has no such names
 
 
 @pytest.fixture
-def results(tmp_path, make_scan, make_result):
-    """A folder of results with one scan of everything: two tasks, a missing row, an image that is not square."""
+def results(tmp_path, make_scan, make_result, make_defects):
+    """A folder of results with one scan of everything: three tasks, a missing row, an image that is not square."""
     image = np.array(make_scan().image)
     image[:2] = np.nan
     scan = make_scan(image=image, path=Path("a.sxm"), offset_nm=(3.0, -2.0), angle_deg=0.0)
     shift = Map("denoised", (scan.image * 2).astype(np.float32), "m")
     other = make_result(scan, task="denoise", atoms=None, maps=(shift,), quantities={})
-    save_results(scan, [make_result(scan), other], tmp_path / "a.sxm", gwy=True, source_sha256="ab" * 32)
+    classes = np.where(scan.valid, np.arange(64) // 22, 0).astype(np.uint8)
+    layers = (Map("class_map", classes, labels=("none", "vacancy", "-adatom")), Map("mask", classes > 0))
+    defects = make_defects([(5, 6), (20.5, 30.25)], names=("vacancy", "-adatom"), confirmed=[1, 0])
+    found = make_result(scan, task="defects", atoms=None, defects=defects, maps=layers, quantities={})
+    save_results(scan, [found, make_result(scan), other], tmp_path / "a.sxm", gwy=True, source_sha256="ab" * 32)
     return scan, tmp_path / "a.sxm"
 
 
@@ -82,15 +86,20 @@ def test_every_map_of_a_result_is_read_alike_by_all(results):
     scan, folder = results
     listed = [name for task in read_document(folder)["tasks"].values() for name in task["files"] if ".tif" in name]
     assert sorted(listed) == sorted(path.name for path in folder.glob("*.tif"))
-    assert len(listed) == 2
+    assert len(listed) == 4
     reader = pytest.importorskip("rsciio.tiff").file_reader
     for name in listed:
         plain = tifffile.imread(folder / name)
         assert plain.shape == scan.shape
-        assert np.isnan(plain[:2]).all()  # a missing row stays missing
+        if plain.dtype == np.float32:
+            assert np.isnan(plain[:2]).all()  # a missing row stays missing
+        else:
+            assert plain.dtype == np.uint8
+            assert not plain[:2].any()
         (signal,) = reader(str(folder / name))
         np.testing.assert_array_equal(signal["data"], plain)
-        np.testing.assert_array_equal(open_scan(folder / name).image, plain)
+        # Blank rows at the top of an image are missing ones to a reader.
+        np.testing.assert_array_equal(np.nan_to_num(open_scan(folder / name).image), np.nan_to_num(plain))
         assert imagej_pixel_nm(folder / name) == pytest.approx(scan.pixel_size_nm, rel=1e-6)
     (signal,) = reader(str(folder / "denoised.tif"))
     assert signal["metadata"]["Signal"]["quantity"] == "m"
@@ -103,10 +112,10 @@ def test_a_gwy_is_read_alike_by_gwyfile_and_by_our_reader(results):
     scan, folder = results
     theirs = get_datafields(GwyContainer.fromfile(str(folder / "a.sxm.gwy")))
     ours = {one.channel: one for one in read_scans(folder / "a.sxm.gwy")}
-    assert list(theirs) == list(ours) == [scan.label, "confidence", "denoised"]
+    assert list(theirs) == list(ours) == [scan.label, "class_map", "mask", "confidence", "denoised"]
     for name, field in theirs.items():
         one = ours[name]
-        np.testing.assert_allclose(one.image, field.data, rtol=1e-6)
+        np.testing.assert_allclose(np.nan_to_num(one.image), field.data, rtol=1e-6)
         assert one.pixel_size_nm == pytest.approx(scan.pixel_size_nm, rel=1e-9)
         assert one.unit == field.si_unit_z.unitstr
         assert (field.yreal, field.xreal) == pytest.approx(tuple(1e-9 * size for size in scan.size_nm))
@@ -149,6 +158,17 @@ def test_atoms_open_in_a_spreadsheet(results):
     assert content.endswith(b"\n")
 
 
+def test_defects_open_in_a_spreadsheet(results):
+    _, folder = results
+    header, rows = as_spreadsheet(folder / "defects.csv")
+    assert header == [
+        "y_px", "x_px", "h_px", "w_px", "area_px", "class", "probability", "y_nm", "x_nm", "area_nm2", "score", "confirmed",
+    ]  # fmt: skip
+    assert [(row[5], row[11]) for row in rows] == [("vacancy", "yes"), ("'-adatom", "no")]
+    for row in rows:
+        assert all(re.fullmatch(r"-?\d+(\.\d+)?([eE][-+]\d+)?", cell) for cell in (*row[:5], *row[6:11])), row
+
+
 def test_tables_are_numbers_to_pandas(results):
     pandas = pytest.importorskip("pandas")
     _, folder = results
@@ -156,6 +176,8 @@ def test_tables_are_numbers_to_pandas(results):
     assert {kind.kind for kind in table.dtypes} == {"f"}
     np.testing.assert_allclose(table[["y_px", "x_px"]], [(8, 8), (16.25, 24.5)])
     assert table["sublattice"].isna().all()
+    table = pandas.read_csv(folder / "defects.csv")
+    assert [kind.kind for kind in table.dtypes] == [*"fffff", "O", *"fffff", "O"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from spm_runtime.results import read_document, save_results
 from spm_runtime.results._outcome import Outcome
-from spm_runtime.results._report import ADDED_COLUMNS, SUMMARY_COLUMNS, Report
+from spm_runtime.results._report import ADDED_COLUMNS, SUMMARY_COLUMNS, Report, found_in
 
 NAMES = ["a.sxm", "day 1/100 % #3.sxm", "Prüfung/中文 & it's.sxm", "javascript&colon;alert(1).sxm", "a;b,c.gwy"]
 if sys.platform != "win32":  # where these characters have a meaning of their own
@@ -117,6 +117,21 @@ def test_defects_and_atoms_of_one_scan_stand_in_one_row(tmp_path, make_scan, mak
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert "1 defects · 2 atoms · spacing 8 px1 vacancy" in page.text
     assert {"a.sxm/defects.csv", "a.sxm/atoms.csv"} < set(page.links)
+
+
+def test_everything_that_was_found_is_counted(tmp_path, finish, finish_defects):
+    database = sqlite3.connect(tmp_path / "rows.sqlite3", isolation_level=None)
+    assert found_in(database) == {"defects": 0, "atoms": 0}
+    report = Report(tmp_path, database)
+    assert found_in(database) == {"defects": 0, "atoms": 0}
+    report.add([finish_defects(tmp_path, "a.sxm", [2, 0, 2])])
+    report.add([finish_defects(tmp_path, "b.sxm", [0])])
+    report.add([finish(tmp_path, "c.sxm")])
+    report.add([failure("d.sxm")])
+    assert found_in(database) == {"defects": 4, "atoms": 2}
+    report.add([finish_defects(tmp_path, "a.sxm", [1])])  # again: in place of what it was
+    assert found_in(database) == {"defects": 2, "atoms": 2}
+    database.close()
 
 
 def test_names_of_classes_are_text_only(tmp_path, finish_defects):
