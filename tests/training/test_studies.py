@@ -15,7 +15,6 @@ from spm_training.studies.latent_size import PRINTED, LatentSizeOptions, smalles
 from spm_training.studies.suggestions import SuggestionsOptions, study_suggestions
 from spm_training.studies.variants import EPOCHS, budget_recipe, patch_steps
 
-
 TWO_FAMILIES = ('surfaces.families=["nacl", "si111-7x7"]', "data.validation_images=1")
 
 
