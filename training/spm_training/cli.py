@@ -110,10 +110,16 @@ def fit(
 @click.option("--half", is_flag=True, help="Store the weights as float16: half the size.")
 @click.option("--evaluate/--no-evaluate", "score", default=True, show_default=True, help="Score it for its card.")
 @click.option(
-    "--images", default=4, show_default=True, type=click.IntRange(1), help="Images per family and noise level."
+    "--images",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Images per family and noise level; of defects, per noise level.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model package that is already there.")
-@click.option("--scale-run", type=FOLDER, metavar="RUN", help="Put the scale network of this run into the package too.")
+@click.option("--scale-run", type=FOLDER, metavar="RUN", help="Of a finder of atoms: the network that reads the scale.")
+@click.option("--ae1-run", type=FOLDER, metavar="RUN", help="Of a finder of defects: the first patch autoencoder.")
+@click.option("--ae2-run", type=FOLDER, metavar="RUN", help="Of a finder of defects: the second patch autoencoder.")
 @click.option(
     "--calibration",
     "knots",
@@ -129,26 +135,24 @@ def export(
     images: int,
     overwrite: bool,
     scale_run: Path | None,
+    ae1_run: Path | None,
+    ae2_run: Path | None,
     knots: Path | None,
 ) -> None:
     """Export the best weights of RUN as an ONNX model package, with its card.
 
-    The package is checked against torch through the runtime; nothing is left behind when they differ.
+    The package is checked against torch through the runtime; nothing is left behind when they differ. Networks of further runs
+    go into it too; what is learned from their latents stays beside these runs for the next export.
     """
-    from spm_training.evaluate import EvaluationOptions
-    from spm_training.export import ExportOptions, export_run
+    from spm_training.export import ExportOptions, evaluation_of, export_run
     from spm_training.graphs import read_calibration
     from spm_training.run import RunFolder
 
-    attachments = {} if scale_run is None else {"scale": RunFolder(scale_run)}
-    for other in attachments.values():
-        if (task := other.recipe().task) != "scale":
-            raise ParameterError(
-                f"--scale-run {scale_run}: a run of the task {task!r}; expected one of the task 'scale'. Name another run."
-            )
+    further = {"scale": scale_run, "ae1": ae1_run, "ae2": ae2_run}
+    attachments = {kind: RunFolder(path) for kind, path in further.items() if path is not None}
     calibration = None if knots is None else read_calibration(knots)
     options = ExportOptions(version, half=half, calibration=calibration, attachments=attachments)
-    evaluation = EvaluationOptions(images=images) if score else None
+    evaluation = evaluation_of(RunFolder(run), images) if score else None
     with _bar(evaluation.total if evaluation else 0, "scoring") as bar:
         done = export_run(
             RunFolder(run),

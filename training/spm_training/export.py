@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,27 +15,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spm_runtime.errors import ModelIntegrityError, ParameterError
-from spm_runtime.levelling import level_for_network
 from spm_runtime.models import ModelPackage, load_package
 from spm_runtime.session import Session, self_test
-from spm_training.data import Split, rng_for
-from spm_training.evaluate import EVALUATION_SEED, EvaluationOptions, ImageScore, evaluate, package_finder
-from spm_training.graphs import Calibration, ExportGraph, FinderGraph
+from spm_training.graphs import Calibration, ExportGraph
 from spm_training.onnx_export import deployable, to_onnx
 from spm_training.package import FILES, Description, file_entry, output_file, validate_description
+from spm_training.package_atoms import AtomsPackage
+from spm_training.package_defects import DefectsPackage
+from spm_training.package_task import (
+    Attachment,
+    CardReport,
+    Evaluation,
+    MapsGraph,
+    PackagedTask,
+    trained_for_export,
+)
 from spm_training.recipe import Recipe, load_recipe, recipe_names
-from spm_training.report import Report, Subject
 from spm_training.run import RunFolder
-from spm_training.simulate.columns import simulate_columns
 from spm_training.tasks import task_of
-from spm_training.trained import trained_network
 
-__all__ = ["ExportOptions", "Exported", "check_against_torch", "export_run"]
+__all__ = ["ExportOptions", "Exported", "check_against_torch", "evaluation_of", "export_run"]
 
 #: Largest difference between torch and the runtime, relative to the output's largest value where that exceeds 1.
 TORCH_TOLERANCE = 1e-4
-#: Not square, and not a power of two: an exchange of the axes shows.
-_TEST_SHAPE = (96, 144)
+#: Networks that make a package, by kind; all others are attached to one of them.
+_PACKAGES: Mapping[str, type[PackagedTask]] = {"atoms": AtomsPackage, "atomid": AtomsPackage, "finder": DefectsPackage}
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,9 @@ class ExportOptions:
     half
         Store the weights as float16: half the size.
     calibration
-        Makes the confidence a probability; None leaves it as the network learned it.
+        Makes the score a probability; None leaves it as the network learned it.
     attachments
-        Runs of further networks of the package by name, as ``scale``.
+        Runs of further networks of the package by the kind of the network: ``scale``, ``ae1`` or ``ae2``.
     """
 
     version: str
@@ -75,7 +80,7 @@ class Exported:
 
     folder: Path
     difference: float
-    report: Report | None
+    report: CardReport | None
 
 
 def export_run(
@@ -83,9 +88,9 @@ def export_run(
     folder: Path,
     options: ExportOptions,
     *,
-    evaluation: EvaluationOptions | None = None,
+    evaluation: Evaluation | None = None,
     overwrite: bool = False,
-    on_image: Callable[[ImageScore], object] | None = None,
+    on_image: Callable[[Any], object] | None = None,
 ) -> Exported:
     """Export the best weights of a run as a model package.
 
@@ -102,7 +107,7 @@ def export_run(
     options
         What is made of the run.
     evaluation
-        The images on which the package is scored for its card; None leaves the scores out.
+        The images on which the package is scored for its card, as `evaluation_of` gives them; None leaves the scores out.
     overwrite
         Replace a package that is already there.
     on_image
@@ -115,7 +120,7 @@ def export_run(
     Raises
     ------
     ParameterError
-        If the destination is taken, the run folder is none, or its network finds no atoms.
+        If the destination is taken, a run folder is none, or a network is no package, or none of this one.
     ModelIntegrityError
         If the runtime does not reproduce torch.
     ModelError
@@ -136,68 +141,108 @@ def export_run(
     return Exported(folder, difference, report)
 
 
+def evaluation_of(run: RunFolder, images: int) -> Evaluation:
+    """The images on which the package of a run is scored.
+
+    Parameters
+    ----------
+    run
+        The run.
+    images
+        Images of every kind.
+
+    Raises
+    ------
+    ParameterError
+        If the folder is no run, or its network is no package.
+    """
+    return _packaged(run).evaluation(images)
+
+
 def _make(
     run: RunFolder,
     folder: Path,
     options: ExportOptions,
-    evaluation: EvaluationOptions | None,
-    on_image: Callable[[ImageScore], object] | None,
-) -> tuple[float, Report | None]:
+    evaluation: Evaluation | None,
+    on_image: Callable[[Any], object] | None,
+) -> tuple[float, CardReport | None]:
     """Write a package into an empty folder, check and score it; the difference from torch and the scores."""
+    task = _packaged(run)
+    _check_attachments(task, options.attachments)
     graph, training = _trained_graph(run, half=options.half)
-    if not isinstance(graph, FinderGraph):
-        raise ParameterError(
-            f"{run.path}: a run of the task {run.recipe().task!r}, which is no package of its own; expected one that finds "
-            "atoms. Give it with --scale-run beside such a run."
-        )
     if options.calibration is not None:
         graph.calibrate(options.calibration)
-    recipe = _as_described_now(run.recipe())
-    identity = f"{recipe.name}@{options.version}"
+    identity = f"{task.recipe.name}@{options.version}"
     (folder / FILES["weights"]).write_bytes(to_onnx(graph, identity=identity, half=options.half))
-    _write_test_tensors(graph, torch.from_numpy(_test_image()), folder)
-    attached = {
-        name: _attach(other, name, folder, identity=identity, half=options.half)
-        for name, other in options.attachments.items()
-    }
+    _write_test_tensors(graph, torch.from_numpy(task.test_image()), folder)
+    further = task.attach(options.attachments, half=options.half)
+    entries = {name: _attach(one, name, folder, identity) for name, one in further.networks.items()}
     unscored = "Not scored. `spm-train evaluate` scores it.\n"
-    description = Description(recipe, graph, options.version, training, {}, unscored, 0.0, attached)
+    description = Description(task, graph, options.version, training, {}, unscored, 0.0, entries, further.settings)
     description.write(folder)
-    difference = check_against_torch(graph, load_package(folder), _lattices(graph.stride))
+    package = load_package(folder)
+    differences = [check_against_torch(graph, package, task.check_images(graph.stride))]
+    for name, one in further.networks.items():
+        differences.append(check_against_torch(one.graph, package.attached[name], [one.tensor.numpy()]))
+    difference = max(differences)
     report = None
     if evaluation is not None:
-        package = load_package(folder)
-        report = Report(
-            Subject.of(package), evaluation, evaluate(package_finder(package), evaluation, on_image=on_image)
-        )
-        description = replace(description, metrics=report.headline(), tables=report.card(folder))
+        report = task.scores(package, evaluation, on_image)
+        description = replace(description, metrics=report.headline(), tables=task.tables(report, folder))
     replace(description, difference=difference).write(folder)
     validate_description(folder)
     package = load_package(folder)
-    for one in (package, *package.attached.values()):
-        self_test(Session(one, "cpu"))
+    for network in (package, *package.attached.values()):
+        self_test(Session(network, "cpu"))
     return difference, report
 
 
-def _trained_graph(run: RunFolder, *, half: bool) -> tuple[ExportGraph, dict[str, object]]:
+def _packaged(run: RunFolder) -> PackagedTask:
+    """The task of a run whose network is a package of its own."""
+    recipe = run.recipe()
+    kind = recipe.network.kind
+    if kind not in _PACKAGES:
+        owner = next(name for name, task in _PACKAGES.items() if kind in task.ATTACHABLE)
+        raise ParameterError(
+            f"{run.path}: a run of the network {kind!r}, which is no package of its own; expected one of "
+            f"{', '.join(_PACKAGES)}. Give it with --{kind}-run beside a run of {owner!r}."
+        )
+    return _PACKAGES[kind](_as_described_now(recipe))
+
+
+def _check_attachments(task: PackagedTask, runs: Mapping[str, RunFolder]) -> None:
+    """Refuse a run whose network is another one than its option names, or none of this task."""
+    for kind, run in runs.items():
+        if (seen := run.recipe().network.kind) != kind:
+            raise ParameterError(
+                f"--{kind}-run {run.path}: a run of the network {seen!r}; expected one of {kind!r}. Name another run."
+            )
+        if kind not in task.ATTACHABLE:
+            raise ParameterError(
+                f"--{kind}-run {run.path}: nothing that a package of the task {task.recipe.task!r} has; expected "
+                f"{' or '.join(f'--{name}-run' for name in task.ATTACHABLE)}. Leave it out."
+            )
+
+
+def _trained_graph(run: RunFolder, *, half: bool) -> tuple[MapsGraph, dict[str, object]]:
     """The best weights of a run, ready for export, and the facts of its training."""
-    network, training = trained_network(run)
+    network, training = trained_for_export(run, half=half)
     graph = task_of(run.recipe()).graph(deployable(network, half=half))
+    if not isinstance(graph, MapsGraph):
+        raise TypeError(f"a graph of type {type(graph).__name__} from a run of the kinds {', '.join(_PACKAGES)}")
     graph.eval()
-    return graph, {**training, "weights": "float16" if half else "float32"}
+    return graph, training
 
 
-def _attach(run: RunFolder, name: str, folder: Path, *, identity: str, half: bool) -> dict[str, object]:
+def _attach(one: Attachment, name: str, folder: Path, identity: str) -> dict[str, Any]:
     """Write a further network with its test tensors into a package; its entry for the description."""
-    graph, training = _trained_graph(run, half=half)
     weights = f"{name}.onnx"
-    (folder / weights).write_bytes(to_onnx(graph, identity=f"{identity}/{name}", half=half))
-    task = task_of(run.recipe())
-    dataset = task.dataset(Split.EVALUATION)
-    tensor = task.inputs(task.collate([dataset[0, 0]]))
-    files = _write_test_tensors(graph, tensor, folder, prefix=f"{name}_")
-    entries = [{"id": one, "test_tensor": file_entry(folder, file)} for one, file in files.items()]
-    return {**file_entry(folder, weights), "inputs": entries[:1], "outputs": entries[1:], "training": training}
+    (folder / weights).write_bytes(to_onnx(one.graph, identity=f"{identity}/{name}", half=one.half))
+    files = _write_test_tensors(one.graph, one.tensor, folder, prefix=f"{name}_")
+    entries = [{"id": tensor, "test_tensor": file_entry(folder, file)} for tensor, file in files.items()]
+    return {
+        **file_entry(folder, weights), "inputs": entries[:1], "outputs": entries[1:], "training": dict(one.training)
+    }  # fmt: skip
 
 
 def _as_described_now(recipe: Recipe) -> Recipe:
@@ -243,26 +288,6 @@ def check_against_torch(graph: ExportGraph, package: ModelPackage, inputs: Itera
             f"{package.folder}: the runtime and torch differ by {worst:.2g}; expected at most {TORCH_TOLERANCE:g}. Report this."
         )
     return worst
-
-
-def _lattices(stride: int) -> Iterator[NDArray[np.float32]]:
-    """Batches of levelled images of several sizes.
-
-    Lattices, not noise: on noise a good network says 0 everywhere, and the clamp would hide a difference.
-    """
-    rng = rng_for(EVALUATION_SEED, Split.EVALUATION, 0, 0)
-    for batch, rows, columns in ((1, 1, 1), (1, 7, 3), (3, 4, 4), (1, 16, 20)):
-        shape = rows * stride, columns * stride
-        scenes = [simulate_columns(rng, shape=shape, families=["square"], spacing_px=(5.0, 9.0)) for _ in range(batch)]
-        yield np.stack([level_for_network(scene.image) for scene in scenes])[:, None]
-
-
-def _test_image() -> NDArray[np.float32]:
-    """``(1, 1, H, W)`` levelled image."""
-    scene = simulate_columns(
-        rng_for(EVALUATION_SEED, Split.EVALUATION, 0, 1), shape=_TEST_SHAPE, spacing_px=(9.0, 10.0)
-    )
-    return level_for_network(scene.image)[None, None]
 
 
 def _write_test_tensors(graph: ExportGraph, tensor: Tensor, folder: Path, *, prefix: str = "") -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""The description (``rdf.yaml``) and the card (``README.md``) of a model package that finds atoms.
+"""The description (``rdf.yaml``) and the card (``README.md``) of a model package.
 
 The description follows bioimage.io's model format 0.5, so that other tools can open it; what that format cannot say stands
-under ``config.spm``, which `spm_runtime.models` reads.
+under ``config.spm``, which `spm_runtime.models` reads. What differs from task to task comes from `spm_training.package_task`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import yaml
 from bioimageio.spec import ValidationContext, validate_format
 
 from spm_runtime.errors import ModelError
-from spm_runtime.levelling import BACKGROUND_RADIUS_PX, SOFT_LIMIT
-from spm_training.graphs import FinderGraph, TensorSpec
+from spm_training.graphs import TensorSpec
 from spm_training.onnx_export import OPSET
-from spm_training.recipe import Recipe
+from spm_training.package_task import MapsGraph, PackagedTask
 
 __all__ = ["FILES", "TOLERANCE", "Description", "file_entry", "output_file", "validate_description"]
 
@@ -45,8 +44,8 @@ class Description:
 
     Parameters
     ----------
-    recipe
-        The resolved recipe of the run.
+    task
+        What the package says that depends on its task, and the recipe.
     graph
         The network as it was exported.
     version
@@ -61,16 +60,19 @@ class Description:
         Largest difference between torch and the runtime.
     attachments
         Further networks of the package by name: their entries as `spm_runtime.models` reads them.
+    settings
+        What the pipeline needs to know besides.
     """
 
-    recipe: Recipe
-    graph: FinderGraph
+    task: PackagedTask
+    graph: MapsGraph
     version: str
     training: Mapping[str, object]
     metrics: Mapping[str, float]
     tables: str
     difference: float
     attachments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write card and description; the other files of the package must be there, their hashes go in."""
@@ -81,11 +83,12 @@ class Description:
     def rdf(self, folder: Path) -> dict[str, Any]:
         """The content of ``rdf.yaml``."""
         attachments = [{"source": entry["source"], "sha256": entry["sha256"]} for entry in self.attachments.values()]
+        recipe = self.task.recipe
         return {
             "format_version": _FORMAT_VERSION,
             "type": "model",
-            "name": self.recipe.name,
-            "description": self.recipe.title,
+            "name": recipe.name,
+            "description": recipe.title,
             "version": self.version,
             "timestamp": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "license": "BSD-3-Clause",
@@ -96,13 +99,9 @@ class Description:
                     "segmentation, MICCAI 2015",
                     "doi": "10.1007/978-3-319-24574-4_28",
                 },
-                {
-                    "text": "Yan Zhangyuan: Scanning transmission electron microscopy image atomic position detection by using "
-                    "deep learning (AtomID-net), MPhil thesis, The Hong Kong Polytechnic University, 2024",
-                    "url": "https://theses.lib.polyu.edu.hk/",
-                },
+                *({**entry} for entry in self.task.CITATIONS),
             ],
-            "tags": ["atoms", "unet", "semantic-segmentation", "2d", "onnx", *self.recipe.card.modalities],
+            "tags": [*self.task.TAGS, "unet", "semantic-segmentation", "2d", "onnx", *recipe.card.modalities],
             "documentation": FILES["card"],
             **({"attachments": attachments} if attachments else {}),
             "inputs": [self._input(folder)],
@@ -121,17 +120,18 @@ class Description:
         def free(axis: str) -> dict[str, Any]:
             return {"type": "space", "id": axis, "size": {"min": self.graph.stride, "step": self.graph.stride}}
 
+        spec = self.task.input
         return {
             "id": self.graph.INPUT,
-            "description": "The scan after levelling (config.spm.levelling): background removed, contrast normalised.",
+            "description": spec.description,
             "axes": [
                 {"type": "batch"},
-                {"type": "channel", "channel_names": ["levelled"]},
+                {"type": "channel", "channel_names": list(spec.channels)},
                 free("y"),
                 free("x"),
             ],
             "test_tensor": file_entry(folder, FILES["image"]),
-            "data": {"type": "float32", "range": [-SOFT_LIMIT, SOFT_LIMIT]},
+            "data": {"type": "float32", "range": list(spec.limits)},
         }
 
     def _reproducibility(self) -> dict[str, Any]:
@@ -139,50 +139,33 @@ class Description:
         return {"reproducibility_tolerance": [tolerance]}
 
     def _spm(self) -> dict[str, Any]:
-        recipe, knots = self.recipe, self.graph.calibration
-        low, high = recipe.simulator.spacing_min_px, recipe.simulator.spacing_max_px
-        return {
+        recipe, knots = self.task.recipe, self.graph.calibration
+        spm: dict[str, Any] = {
             "task": recipe.task,
             "modalities": list(recipe.card.modalities),
-            "levelling": {
-                "function": "spm_runtime.levelling.level_for_network",
-                "background_radius_px": BACKGROUND_RADIUS_PX,
-                "soft_limit": SOFT_LIMIT,
-            },
+            "levelling": dict(self.task.input.levelling),
             "size_multiple": self.graph.stride,
             "halo_px": self.graph.halo_px,
-            "spacing_px": {"minimum": low, "maximum": high},
+            **self.task.extra,
             "pixel_size_nm": {"minimum": recipe.card.pixel_size_min_nm, "maximum": recipe.card.pixel_size_max_nm},
             "tolerance": TOLERANCE,
-            "parameters": {
-                "filter_lower_bound": {
-                    "default": recipe.parameters.filter_lower_bound, "minimum": 0.0, "maximum": 1.0,
-                    "description": "Lowest confidence of an atom; higher finds fewer and surer atoms.",
-                },
-                "filter_window_size": {
-                    "default": recipe.parameters.filter_window_size, "minimum": 0.1, "maximum": 1.5,
-                    "description": "Window of the max-pool filter in units of the spacing; one atom at most is found in it.",
-                },
-                "spacing_px": {
-                    "default": 0.0, "minimum": 0.0, "maximum": 1000.0,
-                    "description": "Nearest-neighbour spacing in pixels of the scan; 0 lets the network find it.",
-                },
-            },
-            **({} if knots is None else {"calibration": {"raw": list(knots.raw), "probability": list(knots.probability)}}),
-            **({"attachments": {name: dict(entry) for name, entry in self.attachments.items()}} if self.attachments else {}),
+            "parameters": {name: dict(vars(one)) for name, one in self.task.parameters.items()},
+        }
+        if self.settings:
+            spm["settings"] = dict(self.settings)
+        if knots is not None:
+            spm["calibration"] = {"raw": list(knots.raw), "probability": list(knots.probability)}
+        if self.attachments:
+            spm["attachments"] = {name: dict(entry) for name, entry in self.attachments.items()}
+        return spm | {
             "training": dict(self.training),
             "metrics": dict(self.metrics),
             "known_failures": list(recipe.card.known_failures),
-        }  # fmt: skip
-
-    def _confidence_meaning(self) -> str:
-        if self.graph.calibration is None:
-            return "The confidence is what the network learned, clamped: no probability."
-        return "The confidence is calibrated: the share of true columns among marks of that score (config.spm.calibration)."
+        }
 
     def card(self) -> str:
         """The model card."""
-        recipe, graph = self.recipe, self.graph
+        recipe, graph = self.task.recipe, self.graph
         parameters = sum(parameter.numel() for parameter in graph.parameters())
         outputs = "\n".join(
             f"* `{one.id}` `(B, {len(one.channels)}{', H, W' if one.is_map else ''})`: {one.description}"
@@ -190,26 +173,23 @@ class Description:
         )
         facts = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in self.training.items())
         failures = "\n".join(f"* {sentence}" for sentence in recipe.card.known_failures)
-        modalities = " and ".join(modality.upper() for modality in recipe.card.modalities)
-        pixels = f"{recipe.card.pixel_size_min_nm:g} to {recipe.card.pixel_size_max_nm:g} nm"
-        spacings = f"{recipe.simulator.spacing_min_px:g} to {recipe.simulator.spacing_max_px:g} px"
+        channels = len(self.task.input.channels)
         return f"""# {recipe.name} {self.version}
 
 {recipe.title}.
 
-For {modalities} images with pixels of {pixels}; trained on nearest-neighbour spacings of {spacings} (the runtime
-resamples a scan to a comfortable spacing first).
+{self.task.purpose}
 
 ## Network
 
 U-Net of base width {graph.base_width} and depth {graph.depth}: {parameters:,} parameters, batch norms folded in here.
-Input `image` `(B, 1, H, W)`: the levelled scan, H and W multiples of {graph.stride}. Outputs:
+Input `{graph.INPUT}` `(B, {channels}, H, W)`: the levelled scan, H and W multiples of {graph.stride}. Outputs:
 
 {outputs}
 
-A pixel of a map looks at most {graph.halo_px} px far. {self._confidence_meaning()}
+A pixel of a map looks at most {graph.halo_px} px far. {self.task.score_meaning(calibrated=graph.calibration is not None)}
 The exported graph and torch differ by at most {self.difference:.1e} (checked with onnxruntime on the CPU by `spm-train export`).
-
+{self._attached()}
 ## Scores
 
 {self.tables}
@@ -223,6 +203,20 @@ The exported graph and torch differ by at most {self.difference:.1e} (checked wi
 
 {failures or "None known."}
 """
+
+    def _attached(self) -> str:
+        """A line for each further network; the card of a package without any says nothing of them."""
+        if not self.attachments:
+            return ""
+        lines = []
+        for name, entry in self.attachments.items():
+            facts = entry["training"]
+            outputs = ", ".join(f"`{one['id']}`" for one in entry["outputs"])
+            lines.append(
+                f"* `{entry['source']}` ({name}), from `{entry['inputs'][0]['id']}` to {outputs}: recipe {facts['recipe']}, "
+                f"{facts['images_seen']} images, {facts['flop']} FLOP, {facts['budget']}, commit {facts['commit']}."
+            )
+        return "\nFurther networks of the package:\n\n" + "\n".join(lines) + "\n"
 
 
 def validate_description(folder: Path) -> None:
