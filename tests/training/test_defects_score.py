@@ -12,7 +12,7 @@ from spm_training.defects.evaluate import evaluate, evaluate_all, marks, package
 from spm_training.defects.scenes import DefectOptions, evaluation_scenes, scan_of, validation_scenes
 from spm_training.defects.score import (
     LEAST_TOLERANCE_NM,
-    bootstrap,
+    f1_interval,
     judge_defects,
     near_step,
     score_scene,
@@ -20,7 +20,9 @@ from spm_training.defects.score import (
     tolerance_px,
     total_counts,
     v_measure,
+    v_measure_interval,
 )
+from spm_training.metrics import Counts
 from spm_training.simulate.surfaces import DEFECT_CLASSES, NOISE_LEVELS, Defects
 
 SMALL = DefectOptions(images=2, side_px=128, families=("si111-7x7", "tmd", "au111"))
@@ -180,10 +182,14 @@ def test_the_bootstrap_covers_the_figure(shown):
         return truth_of(scene, chosen)
 
     scores = evaluate_all({}, SMALL, oracles={"half": half})["half"]
-    interval = bootstrap(scores, lambda chosen: total_counts(chosen).f1, samples=50)
+    interval = f1_interval([score.counts for score in scores])
     assert 0 < interval.low <= interval.value <= interval.high < 1
-    certain = bootstrap(scores, lambda _: 0.5, samples=5)
-    assert (certain.low, certain.high) == (0.5, 0.5)
+    assert interval.value == total_counts(scores).f1
+    nothing_there = f1_interval([Counts()])
+    assert nothing_there.value == 1.0
+    assert np.isnan(nothing_there.low)
+    classes = v_measure_interval(scores, samples=20)
+    assert classes.low <= classes.value <= classes.high == 1.0
 
 
 def test_marks_are_ordered_by_their_score():

@@ -174,16 +174,16 @@ def export(
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Folder of the tables.")
 @click.option(
     "--images",
-    default=4,
-    show_default=True,
     type=click.IntRange(0),
-    help="Images per family and noise level; 0 with --real: real images only.",
+    help="Atoms: per family and noise level.  [default: 4]  Defects: per noise level, and as many empty ones.  [default: 8]  "
+    "0 with --real: real images only.",
 )
 @click.option("--side-px", default=256, show_default=True, type=click.IntRange(32), help="Side of an image in pixels.")
 @click.option(
     "--spacing-px", nargs=2, default=(4.0, 30.0), show_default=True, type=float, metavar="MIN MAX", help=SPACING
 )
-@click.option("--family", "families", multiple=True, help="Only this arrangement. Repeatable.  [default: all]")
+@click.option("--family", "families", multiple=True, help="Only this kind of surface. Repeatable.  [default: all]")
+@click.option("--leave-out", "left_out", multiple=True, metavar="FAMILY", help="All but this kind. Repeatable.")
 @click.option(
     "--fit-calibration",
     "knots",
@@ -203,33 +203,40 @@ def evaluate(
     peers: bool,
     real: Path | None,
     out: Path,
-    images: int,
+    images: int | None,
     side_px: int,
     spacing_px: tuple[float, float],
     families: tuple[str, ...],
+    left_out: tuple[str, ...],
     knots: Path | None,
     device: Device,
 ) -> None:
     """Score model packages, each NAME the name or the folder of one, through the runtime's own pipeline.
 
-    The images are simulated from a seed that no training uses. Tables are printed and written as JSON and Markdown.
+    The word defects scores the package of that name, or with --peers and without such a package the peers alone. The images are
+    simulated from a seed that no training uses. Tables are printed and written as JSON and Markdown.
     """
-    from spm_runtime.models import find_model
     from spm_training.calibration import fit_package, write_knots
     from spm_training.comparison_run import run_comparison
+    from spm_training.defects.run import DefectOptions, chosen_families, named_packages, run_defects
     from spm_training.evaluate import EvaluationOptions
+    from spm_training.simulate import surfaces
     from spm_training.simulate.columns import FAMILIES
 
     _check_range("--spacing-px", spacing_px)
-    if not images and (real is None or knots is not None):
+    if images == 0 and (real is None or knots is not None):
         raise ParameterError("--images 0: nothing to score; expected it with --real alone. Name a number of images.")
-    unknown = sorted(set(families) - set(FAMILIES))
-    if unknown:
-        raise ParameterError(f"--family {unknown[0]}: unknown; expected one of {', '.join(FAMILIES)}.")
-    options = EvaluationOptions(images, side_px, spacing_px, families or FAMILIES)
-    packages = [find_model(name) for name in names]  # all names are right before the first hour is spent
-    if len({package.name for package in packages}) < len(packages):
-        raise ParameterError("NAME: two packages of the same name; expected different ones. Score them one at a time.")
+    packages, defects = named_packages(names)  # all names are right before the first hour is spent
+    chosen = chosen_families(families, left_out, tuple(surfaces.FAMILIES) if defects else FAMILIES)
+    if defects:
+        if knots is not None or spacing_px != EvaluationOptions().spacing_px:
+            raise ParameterError(
+                "--fit-calibration and --spacing-px: expected with packages of 'atoms' alone. Leave them out."
+            )
+        shown = DefectOptions(8 if images is None else images, side_px, chosen)
+        run_defects(packages, shown, out, peers=peers, real=real, device=device, bar=_bar, say=click.echo)
+        return
+    options = EvaluationOptions(4 if images is None else images, side_px, spacing_px, chosen)
     if knots is None:
         run_comparison(packages, options, out, peers=peers, real=real, device=device, bar=_bar, say=click.echo)
         return
@@ -395,6 +402,9 @@ def simulate_tips(
     _simulate(write_tips, options, out, count, "tips")
 
 
+cli.add_command(study)
+
+
 def _simulate(
     write: Callable[..., Sequence[Path]], options: object, out: Path, count: int, what: str, *, noun: str = "scenes"
 ) -> None:
@@ -402,9 +412,6 @@ def _simulate(
     with _bar(count, what) as bar:
         files = write(options, out, on_scene=functools.partial(_advance, bar))
     click.echo(f"{len(files)} {noun} in {out}")
-
-
-cli.add_command(study)
 
 
 def _check_range(option: str, given: tuple[float, float]) -> None:

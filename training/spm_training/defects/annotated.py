@@ -20,7 +20,7 @@ from spm_runtime.errors import ParameterError
 from spm_runtime.results import Defects
 from spm_runtime.scan import Scan
 from spm_training.defects.evaluate import Finder
-from spm_training.defects.score import Interval, judge_defects, tolerance_px
+from spm_training.defects.score import f1_interval, judge_defects, tolerance_px
 from spm_training.metrics import Counts
 
 __all__ = [
@@ -168,26 +168,16 @@ def _score(found: Defects, truth: AnnotatedScan) -> RealScore:
     return RealScore(truth.name, tuple(Counts(*three) for three in zip(hits, wrong, missed, strict=True)))
 
 
-def _f1(scores: Sequence[RealScore]) -> Interval:
-    """F1 over all scans, with a bootstrap over tiles of all images."""
-    tiles = [tile for score in scores for tile in score.tiles]
-    table = np.array([(tile.true_positive, tile.false_positive, tile.false_negative) for tile in tiles], np.float64)
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(1000):
-        hits, wrong, missed = table[rng.integers(len(table), size=len(table))].sum(axis=0)
-        drawn.append(2 * hits / (2 * hits + wrong + missed) if hits + wrong + missed else 1.0)
-    low, high = (float(end) for end in np.percentile(drawn, (2.5, 97.5)))
-    return Interval(sum(tiles, Counts()).f1, low, high)
-
-
 def annotated_markdown(scores: Mapping[str, Sequence[RealScore]], labels: Mapping[str, str]) -> str:
     """A table with one row per finder, by name of the finder and its label."""
     names = [score.name for score in next(iter(scores.values()))]
     lines = ["| | F1 [95 %] | P / R | " + " | ".join(f"{name}: found / false / missed" for name in names) + " |"]
     lines.append("|---|---:|---:|" + "---:|" * len(names))
     for finder, own in scores.items():
-        f1, total = _f1(own), sum((score.counts for score in own), Counts())
+        f1, total = (
+            f1_interval([tile for score in own for tile in score.tiles]),
+            sum((score.counts for score in own), Counts()),
+        )
         cells = [
             f"{one.counts.true_positive} / {one.counts.false_positive} / {one.counts.false_negative}" for one in own
         ]

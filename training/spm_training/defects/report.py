@@ -19,9 +19,9 @@ from spm_training.defects.score import (
     NEAR_STEP_NM,
     ImageScore,
     Interval,
-    bootstrap,
+    f1_interval,
     total_counts,
-    v_measure,
+    v_measure_interval,
 )
 from spm_training.files import write_atomically
 from spm_training.report import file_stem
@@ -184,7 +184,7 @@ class DefectReport:
     @cached_property
     def v_measure(self) -> Interval:
         """V-measure of the classes over the matched defects; NaN where the finder gives none."""
-        return bootstrap(self.scores, v_measure) if self.subject.classes else Interval(math.nan, math.nan, math.nan)
+        return v_measure_interval(self.scores) if self.subject.classes else Interval(math.nan, math.nan, math.nan)
 
     def markdown(self) -> str:
         """The tables with their command above them and their conditions below."""
@@ -344,9 +344,7 @@ def _row(group: str, scores: Scores) -> DefectRow:
         group=group,
         images=len(shown),
         defects=counts.true_positive + counts.false_negative,
-        f1=bootstrap(shown, lambda chosen: total_counts(chosen).f1)
-        if shown
-        else Interval(math.nan, math.nan, math.nan),
+        f1=f1_interval([score.counts for score in shown]) if shown else Interval(math.nan, math.nan, math.nan),
         precision=counts.precision if shown else math.nan,
         recall=counts.recall if shown else math.nan,
         empty_images=len(empty),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spm_runtime.errors import ParameterError
-from spm_runtime.models import ModelPackage
+from spm_runtime.models import ModelPackage, find_model, list_models
 from spm_runtime.session import Device
 from spm_training.defects.annotated import annotated_markdown, read_annotated_scans, score_annotated_scans
 from spm_training.defects.evaluate import Finder, Oracle, evaluate_all, package_finder
@@ -20,11 +20,56 @@ from spm_training.peers.defects import DefectTuning, make_peers
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["run_defects"]
+__all__ = ["DefectOptions", "chosen_families", "named_packages", "run_defects"]
 
 #: Opens a progress bar of so many steps with a title.
 Bar = Callable[[int, str], AbstractContextManager["tqdm[Any]"]]
 Say = Callable[[str], object]
+
+
+def named_packages(names: Sequence[str]) -> tuple[list[ModelPackage], bool]:
+    """The packages that were named, and whether they find defects.
+
+    Parameters
+    ----------
+    names
+        Names or folders. The word ``defects`` stands for the task alone where no package of that name is installed.
+
+    Raises
+    ------
+    ParameterError
+        If two have the same name, or some find defects and others do something else.
+    ModelError
+        If one is not there, or cannot be read.
+    """
+    alone = "defects" in names and not any(folder.name == "defects" for folder in list_models())
+    packages = [find_model(name) for name in names if not (alone and name == "defects")]
+    if len({package.name for package in packages}) < len(packages):
+        raise ParameterError("NAME: two packages of the same name; expected different ones. Score them one at a time.")
+    tasks = {package.task for package in packages} | ({"defects"} if alone else set())
+    if "defects" in tasks and len(tasks) > 1:
+        raise ParameterError(f"NAME: packages of the tasks {', '.join(sorted(tasks))}; expected one task at a time.")
+    return packages, "defects" in tasks
+
+
+def chosen_families(only: Sequence[str], left_out: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Families of ``--family`` without those of ``--leave-out``, in the order of all.
+
+    Raises
+    ------
+    ParameterError
+        If a name is unknown, or nothing is left.
+    """
+    for option, names in (("--family", only), ("--leave-out", left_out)):
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise ParameterError(f"{option} {unknown[0]}: unknown; expected one of {', '.join(known)}.")
+    chosen = tuple(name for name in known if name in (only or known) and name not in left_out)
+    if not chosen:
+        raise ParameterError(
+            f"--leave-out {' '.join(left_out)}: no family is left; expected one or more. Leave out fewer."
+        )
+    return chosen
 
 
 def run_defects(
