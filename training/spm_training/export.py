@@ -169,13 +169,13 @@ def _make(
     """Write a package into an empty folder, check and score it; the difference from torch and the scores."""
     task = _packaged(run)
     _check_attachments(task, options.attachments)
+    further = task.attach(options.attachments, half=options.half)
     graph, training = _trained_graph(run, half=options.half)
     if options.calibration is not None:
         graph.calibrate(options.calibration)
     identity = f"{task.recipe.name}@{options.version}"
     (folder / FILES["weights"]).write_bytes(to_onnx(graph, identity=identity, half=options.half))
     _write_test_tensors(graph, torch.from_numpy(task.test_image()), folder)
-    further = task.attach(options.attachments, half=options.half)
     entries = {name: _attach(one, name, folder, identity) for name, one in further.networks.items()}
     unscored = "Not scored. `spm-train evaluate` scores it.\n"
     description = Description(task, graph, options.version, training, {}, unscored, 0.0, entries, further.settings)

@@ -38,7 +38,7 @@ from spm_training.package_task import (
     trained_for_export,
 )
 from spm_training.patch_graphs import DecoderGraph, DefectGraph, ImageEncoderGraph
-from spm_training.recipe import FinderNetworkOptions
+from spm_training.recipe import Ae1NetworkOptions, FinderNetworkOptions
 from spm_training.run import RunFolder
 from spm_training.simulate.surfaces import DEFECT_CLASSES
 from spm_training.simulate.surfaces.working import draw_working_surface
@@ -184,13 +184,16 @@ class DefectsPackage(PackagedTask):
 def _first(run: RunFolder, *, half: bool) -> tuple[dict[str, Attachment], dict[str, Any]]:
     """Encoder with clusters and decoder of the first autoencoder, and what the pipeline needs to know."""
     recipe = run.recipe()
-    network, training = trained_for_export(run, half=half)
-    if not isinstance(network, Ae1) or not network.context or not recipe.surfaces.terraces:
+    options, terraces = recipe.network, recipe.surfaces.terraces
+    if not isinstance(options, Ae1NetworkOptions) or not (options.context and terraces):
         raise ParameterError(
-            f"--ae1-run {run.path}: trained with network.context={getattr(network, 'context', None)} and "
-            f"surfaces.terraces={recipe.surfaces.terraces}; expected true for both, as the runtime encodes whole images levelled "
-            "terrace by terrace. Name another run."
+            f"--ae1-run {run.path}: trained with network.context={getattr(options, 'context', None)} and "
+            f"surfaces.terraces={terraces}; expected true for both, as the runtime encodes whole images levelled terrace by "
+            "terrace. Name another run."
         )
+    network, training = trained_for_export(run, half=half)
+    if not isinstance(network, Ae1):
+        raise TypeError(f"a network of type {type(network).__name__} from a run of the kind 'ae1'")
     learned = stage_one(run, network)
     encoder = deployable(ImageEncoderGraph(network, stride_px=STRIDE_PX, clusters=learned.clusters).eval(), half=half)
     decoder = deployable(DecoderGraph(network).eval(), half=half)

@@ -31,7 +31,7 @@ from spm_training.tasks.patches import Ae2Task, SurfaceCrops
 __all__ = ["StageOne", "StageTwo", "stage_one", "stage_two", "target_clusters"]
 
 #: Images of either split, and windows of each, from which the clusters are learned.
-STAGE_ONE_IMAGES, WINDOWS_PER_IMAGE = 128, 256
+STAGE_ONE_IMAGES, WINDOWS_PER_IMAGE = 64, 256
 #: Images, and patches of each, from which the mixture is learned.
 STAGE_TWO_IMAGES, PATCHES_PER_IMAGE = 256, 16
 #: A window lies on a defect whose centre is this near to its own, or within the defect's radius: one stride, so that there is
