@@ -21,10 +21,10 @@ from spm_runtime.pipelines.defect_mask import MaskSettings, calibrate_threshold,
 from spm_runtime.pipelines.directions import confirmed, other_direction, shift_between
 from spm_runtime.pipelines.marks import Marks, find_marks, regions_of
 from spm_runtime.pipelines.patch_maps import PatchMaps, patch_maps
-from spm_runtime.pipelines.surface import SurfaceImage, finder_input, in_unit_range, on_working_pixels
+from spm_runtime.pipelines.surface import SurfaceImage, finder_input, in_unit_range, nm_per_unit, on_working_pixels
 from spm_runtime.pipelines.turning import run_mirrored
 from spm_runtime.results import Defects, Map, Result
-from spm_runtime.scan import Scan, to_nm
+from spm_runtime.scan import Scan
 from spm_runtime.session import Session, shared_session
 from spm_runtime.terraces import find_terraces
 
@@ -38,7 +38,8 @@ OTHER = "other"
 STEP = 0.5
 #: Shorter pieces of a step are not reported.
 SHORTEST_STEP_NM, SHORTEST_STEP_PX = 1.5, 8.0
-#: Around a step so many working pixels of the error map say nothing: windows that hold a step reconstruct badly.
+#: Around a step, and around what is missing, so many working pixels of the error map say nothing: windows that hold an edge
+#: reconstruct badly.
 BESIDE_STEP_PX = 4
 
 
@@ -87,14 +88,14 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
         mask = mask | unexplained
         if parameters["unexplained"]:
             seen = _with_others(seen, unexplained, patches)
-        warnings += _novelty(patches, settings)
+        warnings += _novelty(patches.typical_distance(seen.surface.valid), settings)
         clock.stop("mask")
     names = (*(str(name) for name in settings["classes"]), OTHER)
-    defects = _defects(scan, seen, names)
+    defects = _defects(seen, names)
     if parameters["confirm"]:
         defects = _confirm(scan, defects, session, parameters["lower_bound"], names)
         clock.stop("directions")
-    maps = _maps(scan, seen, mask, patches, names)
+    maps = _maps(scan, seen, defects, mask, patches)
     clock.stop("maps")
     return Result(
         scan=scan,
@@ -112,11 +113,12 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
 
 def _look(scan: Scan, session: Session, lower_bound: float) -> _Seen:
     """Run the finder on the scan and its mirror images."""
-    surface = on_working_pixels(scan.image, scan.pixel_size_nm, to_nm(1.0, scan.unit))
+    surface = on_working_pixels(scan.image, scan.pixel_size_nm, nm_per_unit(scan.unit))
     channels = session.package.settings["channels"]
     found = run_mirrored(session, finder_input(surface, channels))
     marks = find_marks(found["presence"], found["radius_px"], found["kind"], threshold=lower_bound, valid=surface.valid)
-    return _Seen(surface, marks, regions_of(marks, found["inside"]), _steps(found["step"], surface))
+    inside = np.where(surface.valid, found["inside"], np.float32(0))
+    return _Seen(surface, marks, regions_of(marks, inside), _steps(found["step"], surface))
 
 
 def _steps(step: NDArray[np.float32], surface: SurfaceImage) -> NDArray[np.bool_]:
@@ -149,7 +151,7 @@ def _unexplained(
     seen: _Seen, patches: PatchMaps, settings: Mapping[str, object], false_alarms: float
 ) -> NDArray[np.bool_]:
     """Where the autoencoder sees a defect and the finder does not."""
-    beside = ndimage.binary_dilation(seen.steps, iterations=BESIDE_STEP_PX) | ~seen.surface.valid
+    beside = ndimage.binary_dilation(seen.steps | ~seen.surface.valid, iterations=BESIDE_STEP_PX)
     if beside.all():
         return np.zeros(beside.shape, bool)
     smoothing_px = float(str(settings["smoothing_px"]))
@@ -183,10 +185,9 @@ def _with_others(seen: _Seen, unexplained: NDArray[np.bool_], patches: PatchMaps
     return _Seen(seen.surface, added, regions, seen.steps)
 
 
-def _novelty(patches: PatchMaps, settings: Mapping[str, object]) -> list[str]:
+def _novelty(typical: float, settings: Mapping[str, object]) -> list[str]:
     """A sentence for a surface that is unlike those of the training."""
     known = float(str(settings["novelty_distance"]))
-    typical = float(np.median(patches.distance))
     if typical <= known:
         return []
     return [
@@ -195,15 +196,15 @@ def _novelty(patches: PatchMaps, settings: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _defects(scan: Scan, seen: _Seen, names: tuple[str, ...]) -> Defects:
+def _defects(seen: _Seen, names: tuple[str, ...]) -> Defects:
     """Marks on the pixels of the scan."""
     marks, factor = seen.marks, np.asarray(seen.surface.factor)
     boxes = ndimage.find_objects(seen.regions + 1, max_label=len(marks))
-    # A mark may have lost all its pixels to a better one at the same place.
+    # A mark may have lost all its pixels to a better one at the same place; it is a pixel all the same.
     size = np.array(
         [[1.0, 1.0] if box is None else [float(side.stop - side.start) for side in box] for box in boxes]
     ).reshape(-1, 2)
-    area = np.bincount(seen.regions[seen.regions >= 0], minlength=len(marks)).astype(np.float64)
+    area = np.maximum(np.bincount(seen.regions[seen.regions >= 0], minlength=len(marks)), 1).astype(np.float64)
     named = marks.chance.max(axis=1, initial=0.0) > 0
     kind = np.where(named, np.argmax(np.pad(marks.chance, ((0, 0), (0, 1))), axis=1), len(names) - 1)
     return Defects(
@@ -223,13 +224,13 @@ def _confirm(scan: Scan, defects: Defects, session: Session, lower_bound: float,
     other = other_direction(scan)
     if other is None or not len(defects):
         return defects
-    there = _defects(other, _look(other, session, 0.5 * lower_bound), names)
+    there = _defects(_look(other, session, 0.5 * lower_bound), names)
     answer = confirmed(defects, there, shift_between(scan, other), other)
     return Defects(**(vars(defects) | {"confirmed": answer}))
 
 
 def _maps(
-    scan: Scan, seen: _Seen, mask: NDArray[np.bool_], patches: PatchMaps | None, names: tuple[str, ...]
+    scan: Scan, seen: _Seen, defects: Defects, mask: NDArray[np.bool_], patches: PatchMaps | None
 ) -> tuple[Map, ...]:
     """Everything in the size of the scan."""
     rows, columns = (
@@ -240,13 +241,12 @@ def _maps(
     def full(values: NDArray[Pixel]) -> NDArray[Pixel]:
         return np.asarray(values[rows[:, None], columns], values.dtype)
 
-    kind = _defects(scan, seen, names).kind
-    classes = np.concatenate([kind + 1, [0]]).astype(np.uint8)[seen.regions]  # −1, no defect, is the last
+    classes = np.concatenate([defects.kind + 1, [0]]).astype(np.uint8)[seen.regions]  # −1, no defect, is the last
     there = scan.valid
     maps = [
         Map("mask", full(mask) & there),
         Map("steps", full(seen.steps) & there),
-        Map("class_map", np.where(there, full(classes), 0).astype(np.uint8), labels=("none", *names)),
+        Map("class_map", np.where(there, full(classes), 0).astype(np.uint8), labels=("none", *defects.names)),
     ]
     if patches is not None:
         labels = (patches.character + 1).astype(np.uint8)
@@ -270,7 +270,7 @@ def _quantities(
         found["step_length_nm"] = length * pixel
         found["defects_per_nm2"] = len(defects) / max(float(seen.surface.valid.sum()) * pixel**2, 1e-12)
     if patches is not None:
-        found["novelty"] = float(np.median(patches.distance)) / float(str(settings["novelty_distance"]))
+        found["novelty"] = patches.typical_distance(seen.surface.valid) / float(str(settings["novelty_distance"]))
     return found
 
 

@@ -105,15 +105,16 @@ def regions_of(marks: Marks, inside: NDArray[np.float32], *, least: float = 0.5)
         owner[box] = np.where(mine, index, owner[box])
         nearest[box] = np.where(mine, distance, nearest[box])
     place = np.clip(np.rint(marks.yx_px).astype(int), 0, np.asarray(inside.shape) - 1)
-    owner[place[:, 0], place[:, 1]] = np.arange(len(marks), dtype=np.int32)
+    order = np.arange(len(marks) - 1, -1, -1)  # of two at the same pixel the better one, written last, has it
+    owner[place[order, 0], place[order, 1]] = order
     return owner
 
 
 def _centred(presence: NDArray[np.float32], peaks: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Centres of mass of the presence in the 3 × 3 pixels around each peak."""
-    padded = np.pad(presence.astype(np.float64), 1)
+    """Centres of mass of the presence in the 3 × 3 pixels around each peak; the border is a mirror: nothing pulls inwards."""
+    padded = np.pad(presence, 1, mode="reflect")
     window = np.arange(3)
-    around = padded[peaks[:, 0, None, None] + window[:, None], peaks[:, 1, None, None] + window]
+    around = padded[peaks[:, 0, None, None] + window[:, None], peaks[:, 1, None, None] + window].astype(np.float64)
     total = np.maximum(around.sum(axis=(1, 2)), np.finfo(np.float64).tiny)
     offset = np.stack([(around.sum(axis=2) @ (window - 1)), (around.sum(axis=1) @ (window - 1))], axis=1)
     return np.asarray(peaks + offset / total[:, None])

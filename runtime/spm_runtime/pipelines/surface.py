@@ -14,12 +14,17 @@ from scipy import ndimage
 
 from spm_kernels import resize
 from spm_runtime.levelling import fit_plane, remove_background
+from spm_runtime.scan import to_nm
 
 __all__ = [
     "FINDER_CHANNELS",
     "WORKING_PIXEL_NM",
+    "FinderView",
     "SurfaceImage",
+    "finder_input",
+    "finder_view",
     "in_unit_range",
+    "nm_per_unit",
     "on_working_pixels",
     "remove_line_offsets",
     "unit_range",
@@ -74,6 +79,17 @@ class SurfaceImage:
     nm_per_unit: float | None
 
 
+def nm_per_unit(unit: str) -> float | None:
+    """Nanometres in one unit of the heights of a scan; None where its values are no heights.
+
+    Parameters
+    ----------
+    unit
+        As in `spm_runtime.scan.Scan.unit`: there ``A`` is the ampere of a current, an ångström is written ``Å``.
+    """
+    return None if unit.strip() == "A" else to_nm(1.0, unit)
+
+
 def remove_line_offsets(heights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Subtract what every row has as a whole, as far as it changes from row to row.
 
@@ -101,6 +117,8 @@ def remove_line_offsets(heights: NDArray[np.float32]) -> NDArray[np.float32]:
     elif some.any():
         change[some] = np.nanmedian(difference[some], axis=1)
     walk = np.concatenate([[0.0], np.cumsum(change, dtype=np.float64)])
+    rows = np.arange(len(walk)) - (len(walk) - 1) / 2
+    walk -= rows * (rows @ walk) / max(float(rows @ rows), 1.0)  # a tilt is slow; the filter would bend it at the ends
     offset = walk - ndimage.gaussian_filter1d(walk, OFFSET_ROWS, mode="nearest")
     return np.asarray(heights - offset[:, None].astype(np.float32))
 
@@ -125,7 +143,7 @@ def on_working_pixels(
     """
     there = np.isfinite(heights)
     middle = np.float32(np.median(heights[there])) if there.any() else np.float32(0)
-    flat = remove_line_offsets(heights - middle)
+    flat = remove_line_offsets(np.where(there, heights - middle, np.float32(np.nan)))
     flat = np.where(there, flat - fit_plane(flat), 0.0).astype(np.float32)
     if pixel_size_nm is None:
         return SurfaceImage(flat, there, (1.0, 1.0), None, nm_per_unit)

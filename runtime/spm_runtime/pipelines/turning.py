@@ -69,6 +69,8 @@ def run_mirrored(
     As `run_tiled`: the means over the images, all maps mirrored back.
     """
     count = max(1, min(len(_MIRRORS), pixels // (image.shape[-2] * image.shape[-1])))
+    if count == 1:
+        return run_tiled(session, image)
     sums: dict[str, NDArray[np.float32]] = {}
     for axes in _MIRRORS[:count]:
         for name, value in run_tiled(session, np.ascontiguousarray(np.flip(image, axes))).items():
