@@ -17,7 +17,18 @@ from spm_runtime.scan import Scan, to_nm
 from spm_runtime.terraces import find_terraces
 from spm_training.defects.evaluate import marks
 
-__all__ = ["AnomalyFinder", "AnomalyMap", "How", "Look", "Marking", "heights_nm", "look_at", "places", "robust_z"]
+__all__ = [
+    "MAD_STD",
+    "AnomalyFinder",
+    "AnomalyMap",
+    "How",
+    "Look",
+    "Marking",
+    "heights_nm",
+    "look_at",
+    "places",
+    "robust_z",
+]
 
 #: Finer pixels are averaged to about this size: an atom then fills a few of them at every magnification.
 _PIXEL_NM = 0.06
@@ -25,7 +36,8 @@ _PIXEL_NM = 0.06
 _STEP_NM = 0.8
 #: Half the side of the box of a mark.
 _BOX_NM = 0.6
-_MAD_STD = 1.4826
+#: A normal distribution's standard deviation over its median absolute deviation.
+MAD_STD = 1.4826
 
 How = Literal["regions", "peaks"]
 
@@ -123,7 +135,7 @@ def robust_z(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArray[np
     """``(h, w)`` map in robust standard deviations above its median, both over the pixels of `use`."""
     chosen = values[use] if use.any() else values
     middle = np.median(chosen)
-    spread = _MAD_STD * np.median(np.abs(chosen - middle))
+    spread = MAD_STD * np.median(np.abs(chosen - middle))
     return np.asarray((values - middle) / max(float(spread), 1e-12), np.float32)
 
 

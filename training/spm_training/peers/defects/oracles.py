@@ -16,7 +16,7 @@ from spm_training.defects.evaluate import marks
 from spm_training.defects.scenes import DefectOptions, scan_of, validation_scenes
 from spm_training.defects.score import tolerance_px
 from spm_training.metrics import Counts
-from spm_training.peers.defects.look import Look, look_at, robust_z
+from spm_training.peers.defects.look import MAD_STD, Look, look_at
 from spm_training.peers.defects.tuning import DefectTuning, mean_f1, scene_counts
 from spm_training.simulate.surfaces import DEFECT_CLASSES, SurfaceScene
 
@@ -24,7 +24,7 @@ __all__ = ["FeatureForest", "MatchedFilter", "feature_forest", "features_of", "t
 
 #: Radius of a template in radii of its defect.
 _REACH = 1.3
-_THRESHOLDS = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, 10.0, 13.0)
+_THRESHOLDS = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, 10.0, 13.0, 17.0, 22.0)
 #: Discs around a place over which heights are gathered.
 _DISCS_NM = (0.3, 0.6, 1.0, 1.6)
 _TREES = 300
@@ -34,9 +34,10 @@ _MORE = 4
 
 @dataclass(frozen=True)
 class MatchedFilter:
-    """The image less the same surface without defects, correlated with the picture of every true defect of the scene.
+    """Every true defect's own picture as a template, correlated with the image less all that is no noise.
 
-    What is left to find is what noise hides: an upper bound. On a surface without defects it has nothing to look for.
+    A defect is found where its picture and the noise over it exceed the threshold together; where the noise alone does, there is
+    a false mark. Neighbours do not disturb: an upper bound. On a surface without defects it has nothing to look for.
 
     Parameters
     ----------
@@ -47,40 +48,44 @@ class MatchedFilter:
     threshold: float
 
     def __call__(self, scene: SurfaceScene) -> Defects:
-        """Marks at the maxima of the best template."""
-        return self.kept(*self.maxima(scene))
+        """Marks of defects, and of noise like them."""
+        return self.kept(*self.answers(scene))
 
     def kept(self, yx: NDArray[np.float64], height: NDArray[np.float64], radius: NDArray[np.float64]) -> Defects:
-        """Marks from the `maxima` of this threshold or a lower one."""
+        """Marks from the `answers` of this threshold or a lower one."""
         chosen = height > self.threshold
         return marks(yx[chosen], radius[chosen], score=height[chosen])
 
-    def maxima(self, scene: SurfaceScene) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Places ``(N, 2)``, heights and radii of their templates; the highest first, none within the reach of a higher one."""
-        residual = (scene.image - scene.pristine).astype(np.float64)
-        residual -= np.median(residual, axis=1, keepdims=True)
+    def answers(self, scene: SurfaceScene) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Places ``(N, 2)``, heights and radii of the templates: first the defects, then maxima of the noise."""
+        noise = (scene.image - scene.clean).astype(np.float64)
+        noise -= np.median(noise, axis=1, keepdims=True)
         difference = (scene.clean - scene.pristine).astype(np.float64)
-        best = np.full(residual.shape, -np.inf)
-        which = np.zeros(residual.shape, np.int64)
-        radii = scene.defects.radius_px
-        every = np.ones(residual.shape, bool)
-        for index in np.flatnonzero(scene.required):
-            template = _template(difference, scene.defects.yx_px[index], _REACH * radii[index])
-            z = robust_z(signal.fftconvolve(residual, template[::-1, ::-1], mode="same"), every)
-            better = z > best
-            best[better], which[better] = z[better], index
-        yx, height, radius = [], [], []
-        reach = tolerance_px(radii, scene.pixel_size_nm)
-        height_px, width_px = scene.image.shape
-        y, x = np.mgrid[:height_px, :width_px]
+        truth, chosen = scene.defects, np.flatnonzero(scene.required)
+        best = np.full(noise.shape, -np.inf)
+        which = np.zeros(noise.shape, np.int64)
+        heights = []
+        for index in chosen:
+            template = _template(difference, truth.yx_px[index], _REACH * truth.radius_px[index])
+            answer = signal.fftconvolve(noise, template[::-1, ::-1], mode="same")
+            spread = max(MAD_STD * float(np.median(np.abs(answer))), 1e-12)
+            better = answer / spread > best
+            best[better], which[better] = answer[better] / spread, index
+            row, column = np.rint(truth.yx_px[index]).astype(int)
+            heights.append((answer[row, column] + np.sum(template**2)) / spread)
+        places = [*truth.yx_px[chosen]]
+        radii = [*truth.radius_px[chosen]]
+        reach = tolerance_px(truth.radius_px, scene.pixel_size_nm)
+        rows, columns = noise.shape
+        y, x = np.mgrid[:rows, :columns]
         while best.max() > self.threshold:
-            row, column = divmod(int(np.argmax(best)), width_px)
+            row, column = divmod(int(np.argmax(best)), columns)
             index = which[row, column]
-            yx.append((row, column))
-            height.append(best[row, column])
-            radius.append(radii[index])
+            places.append(np.array([row, column], np.float64))
+            heights.append(best[row, column])
+            radii.append(truth.radius_px[index])
             best[(y - row) ** 2 + (x - column) ** 2 <= reach[index] ** 2] = -np.inf
-        return np.array(yx, np.float64).reshape(-1, 2), np.array(height, np.float64), np.array(radius, np.float64)
+        return np.array(places).reshape(-1, 2), np.array(heights, np.float64), np.array(radii, np.float64)
 
 
 def _template(difference: NDArray[np.float64], yx_px: NDArray[np.float64], radius_px: float) -> NDArray[np.float64]:
@@ -98,7 +103,7 @@ def tuned_matched_filter(tuning: DefectTuning) -> MatchedFilter:
     lowest = MatchedFilter(_THRESHOLDS[0])
     counts = {value: {one.noise: Counts() for one in tuning.shown} for value in _THRESHOLDS}
     for one in tuning.shown:
-        found = lowest.maxima(one.scene)
+        found = lowest.answers(one.scene)
         for value, by_noise in counts.items():
             by_noise[one.noise] += scene_counts(MatchedFilter(value).kept(*found), one.scene)
     return MatchedFilter(max(_THRESHOLDS, key=lambda value: mean_f1(counts[value])))
