@@ -23,6 +23,7 @@ TINY_NETWORKS = {
     "atoms": UNET,
     "atomid": UNET,
     "scale": ("network.width=4", "data.pool=8"),
+    "defects": (*UNET, "surfaces.image_px=64", "data.pool=4"),
     "ae1": ("network.latent=16", "data.pool=2"),
     "ae2": ("network.hidden=16", "data.pool=2"),
 }

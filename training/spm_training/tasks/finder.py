@@ -224,7 +224,7 @@ def _target(
 
 
 def finder_loss(output: FinderOutput, batch: FinderBatch) -> dict[str, Tensor]:
-    """Terms of the loss and their weighted sum, each a mean over the images.
+    """Terms of the loss and their weighted sum: means over the images, ``radius`` and ``kind`` over the pixels near peaks.
 
     ``presence`` is the penalty-reduced focal loss of Zhou et al. (arXiv 1904.07850, equation 1; α = 2, β = 4), divided by the
     mean number of peaks of a crop so that the gradient is of one size; ``inside`` and ``step`` are cross-entropies, ``radius``
@@ -303,15 +303,19 @@ class FinderTask:
         return finder_loss(output, batch)
 
     def validation_sums(self, output: FinderOutput, batch: FinderBatch) -> list[float]:
-        """Sums over the images, in the order of `sum_names`."""
+        """Sums over the images, in the order of `sum_names`; each image by itself, so that the batch does not matter."""
         images = float(len(batch.image))
-        terms = self.loss(output, batch)
+        terms = dict.fromkeys(self.TERMS, 0.0)
+        for i in range(len(batch.image)):
+            one = FinderOutput(*(part[i : i + 1] for part in output)), FinderBatch(*(part[i : i + 1] for part in batch))
+            for name, value in self.loss(*one).items():
+                terms[name] += float(value)
         counts = sum((_counts(output.presence[i], batch, i) for i in range(len(batch.image))), Counts())
         at = (batch.presence == 1.0)[:, 0]
         right = (output.kind.argmax(dim=1) == batch.kind)[at]
         return [
             images,
-            *(float(terms[name]) * images for name in self.TERMS),
+            *terms.values(),
             float(counts.true_positive),
             float(counts.false_positive),
             float(counts.false_negative),
