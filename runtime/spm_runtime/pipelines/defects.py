@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from spm_runtime.errors import ScanError
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.common import Clock, unlike_training
 from spm_runtime.pipelines.defect_mask import MaskSettings, calibrate_threshold, defect_mask
@@ -93,7 +94,10 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
     names = (*(str(name) for name in settings["classes"]), OTHER)
     defects = _defects(seen, names)
     if parameters["confirm"]:
-        defects = _confirm(scan, defects, session, parameters["lower_bound"], names)
+        try:
+            defects = _confirm(scan, defects, session, parameters["lower_bound"], names)
+        except ScanError as error:  # what was measured in this direction stays true
+            warnings.append(f"no defect is confirmed, the other scan direction cannot be read: {error}")
         clock.stop("directions")
     maps = _maps(scan, seen, defects, mask, patches)
     clock.stop("maps")

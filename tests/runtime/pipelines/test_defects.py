@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from spm_runtime.errors import ScanError
 from spm_runtime.pipelines import defects as module
 from spm_runtime.pipelines.defects import find_defects
 from spm_runtime.pipelines.surface import SPREAD_UNIT_NM
@@ -377,6 +378,18 @@ def test_a_second_direction_confirms(monkeypatch):
     assert len(asked) == 1
     monkeypatch.setattr(module, "other_direction", lambda one: None)
     assert (look(scan, confirm=1.0).defects.confirmed == -1).all()
+
+
+def test_a_second_direction_that_is_damaged_costs_no_result(monkeypatch):
+    def damaged(scan):
+        raise ScanError("a.sxm: cut off in the backward image")
+
+    monkeypatch.setattr(module, "other_direction", damaged)
+    pixel = (0.1, 0.1)
+    result = look(stm(scene((100, 100), pixel, [(40, 50)], []), pixel), confirm=1.0)
+    assert len(result.defects) == 1
+    assert result.defects.confirmed[0] == -1
+    assert "cut off in the backward image" in " ".join(result.warnings)
 
 
 # Parameters
