@@ -382,7 +382,7 @@ def test_a_second_direction_confirms(monkeypatch):
 
 def test_a_second_direction_that_is_damaged_costs_no_result(monkeypatch):
     def damaged(scan):
-        raise ScanError("a.sxm: cut off in the backward image")
+        raise ScanError("a.sxm", seen="a file cut off in the backward image", expected="both", remedy="Copy it again.")
 
     monkeypatch.setattr(module, "other_direction", damaged)
     pixel = (0.1, 0.1)
