@@ -78,7 +78,7 @@ class RealAnnotation:
         """``(M,)`` which of ``(M, 2)`` positions lie where nothing is judged."""
         inside = np.zeros(len(yx_px), bool)
         for polygon in self.ignore:
-            inside |= np.asarray(points_in_poly(yx_px, polygon), bool)  # type: ignore[no-untyped-call]
+            inside |= np.asarray(points_in_poly(yx_px, polygon), dtype=np.bool_)  # type: ignore[no-untyped-call]
         return inside
 
     def step_distance_nm(self, yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
