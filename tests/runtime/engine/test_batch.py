@@ -4,11 +4,12 @@ import json
 import logging
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from spm_runtime.engine import analysis, staging
+from spm_runtime.engine import analysis, settings, staging
 from spm_runtime.engine.analysis import process
 from spm_runtime.engine.batch import run_batch as run_in_processes
 from spm_runtime.engine.jobs import Job, Stamp
@@ -184,6 +185,7 @@ def test_the_modality_chooses_the_task(tmp_path, save_scan, fake, monkeypatch, m
     path = save_scan(tmp_path / "a.npy")
     scan = Scan(np.ones((8, 8), np.float32), modality=modality, path=path)
     monkeypatch.setattr(analysis, "open_scan", lambda *args, **kwargs: scan)
+    monkeypatch.setattr(settings, "list_models", lambda: [Path("atoms")])
     (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
     assert outcome.status == status
     if status == "skipped":
@@ -195,7 +197,7 @@ def test_the_modality_chooses_the_task(tmp_path, save_scan, fake, monkeypatch, m
 @pytest.mark.parametrize(
     ("facts", "word"),
     [
-        ({"tasks": ("defects",)}, "defects"), ({"tasks": ("magic",)}, "magic"), ({"pixel_size_nm": -1.0}, "pixel"),
+        ({"tasks": ("denoise",)}, "denoise"), ({"tasks": ("magic",)}, "magic"), ({"pixel_size_nm": -1.0}, "pixel"),
         ({"pixel_size_nm": float("nan")}, "pixel"), ({"jobs": 0}, "jobs"),
     ],
 )  # fmt: skip
