@@ -16,7 +16,7 @@ import click
 import yaml
 
 from spm_runtime._version import __version__
-from spm_runtime.demo import demo_scans
+from spm_runtime.demo import DEMO_PIXEL_NM, demo_scans
 from spm_runtime.doctor import examine
 from spm_runtime.engine.batch import run_batch
 from spm_runtime.engine.cluster import run_on_cluster
@@ -374,7 +374,10 @@ def models() -> None:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]))
 def demo(out: Path, device: str) -> None:
     """Do the whole job on three real STM images of Si(111)-7×7 (from the package SPIEPy)."""
-    failed = run_batch(demo_scans(), out, Settings(device=cast("Device", device)))
+    failed = 0
+    for scan in demo_scans():
+        settings = Settings(device=cast("Device", device), pixel_size_nm=DEMO_PIXEL_NM[scan.name])
+        failed += run_batch([scan], out, settings)
     click.echo(f"Open {(out / 'index.html').resolve()} in a browser.")
     sys.exit(SOME_FAILED if failed else ALL_DONE)
 

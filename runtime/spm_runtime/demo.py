@@ -7,10 +7,18 @@ from pathlib import Path
 
 from spm_runtime.errors import AdatomError
 
-__all__ = ["DEMO_SCANS", "demo_scans"]
+__all__ = ["DEMO_PIXEL_NM", "DEMO_SCANS", "demo_scans"]
 
 #: Si(111)-7×7: vacancies and adsorbates; a step edge at low magnification; a step edge with atoms.
 DEMO_SCANS = ("image_with_defects.dat", "image_with_step_edge.dat", "image_with_step_edge_and_atoms.dat")
+
+#: Their pixels, which the files do not tell: from the side of the 7×7 cell, 2.688 nm (Takayanagi et al., J. Vac. Sci. Technol. A
+#: 3, 1502 (1985)), as it appears in each.
+DEMO_PIXEL_NM = {
+    "image_with_defects.dat": 0.0589,
+    "image_with_step_edge.dat": 0.250,
+    "image_with_step_edge_and_atoms.dat": 0.0608,
+}
 
 
 def demo_scans() -> tuple[Path, ...]:

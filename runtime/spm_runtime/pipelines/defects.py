@@ -46,12 +46,25 @@ BESIDE_STEP_PX = 4
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What the finder says of one image, on the working pixels."""
+    """What is known of one image, on the working pixels.
+
+    Parameters
+    ----------
+    surface
+        The image.
+    marks, regions
+        What the finder found, and which pixels belong to each (−1 for none).
+    steps
+        ``(H, W)`` bool.
+    levelled
+        ``(H, W)`` float32 heights levelled terrace by terrace; NaN where missing.
+    """
 
     surface: SurfaceImage
     marks: Marks
     regions: NDArray[np.int32]
     steps: NDArray[np.bool_]
+    levelled: NDArray[np.float32]
 
 
 def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters: Mapping[str, float]) -> Result:
@@ -80,10 +93,14 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
     seen = _look(scan, session, parameters["lower_bound"])
     clock.stop("finder")
     warnings = [*session.warnings, *unlike_training(scan, package, "the defects")]
+    if scan.pixel_size_nm is None:
+        warnings.append(
+            "the file gives no pixel size, and without it atoms cannot be told from defects: set it with --pixel-size-nm"
+        )
     patches, settings = None, package.settings
     mask = seen.regions >= 0
     if {"encoder", "decoder"} <= set(package.attached):
-        patches = _patches(seen.surface, package)
+        patches = _patches(seen.levelled, package)
         clock.stop("patches")
         unexplained = _unexplained(seen, patches, settings, parameters["false_alarms"])
         mask = mask | unexplained
@@ -116,19 +133,28 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
 
 
 def _look(scan: Scan, session: Session, lower_bound: float) -> _Seen:
-    """Run the finder on the scan and its mirror images."""
+    """Run the finder on the scan and its mirror images, and find the terraces."""
     surface = on_working_pixels(scan.image, scan.pixel_size_nm, nm_per_unit(scan.unit))
     channels = session.package.settings["channels"]
     found = run_mirrored(session, finder_input(surface, channels))
     marks = find_marks(found["presence"], found["radius_px"], found["kind"], threshold=lower_bound, valid=surface.valid)
     inside = np.where(surface.valid, found["inside"], np.float32(0))
-    return _Seen(surface, marks, regions_of(marks, inside), _steps(found["step"], surface))
+    regions = regions_of(marks, inside)
+    steps = _long_enough((found["step"] > STEP) & surface.valid, surface)
+    levelled = np.where(surface.valid, surface.heights, np.float32(np.nan))
+    if surface.nm_per_unit is not None:  # a current has no terraces
+        terraces = find_terraces(levelled * np.float32(surface.nm_per_unit), surface.pixel_size_nm)
+        levelled = terraces.levelled
+        # Each sees steps that the other does not: the finder narrow terraces, the terraces broad or bent edges. Where both see
+        # one, or the finder a defect, the finder has the say.
+        told = ndimage.binary_dilation(steps | (regions >= 0), iterations=BESIDE_STEP_PX)
+        steps = steps | _long_enough(terraces.steps & ~told, surface)
+    return _Seen(surface, marks, regions, steps, levelled)
 
 
-def _steps(step: NDArray[np.float32], surface: SurfaceImage) -> NDArray[np.bool_]:
-    """Edges of terraces: pieces that are long enough to be one."""
-    at = (step > STEP) & surface.valid
-    pieces, count = ndimage.label(at, np.ones((3, 3)))
+def _long_enough(steps: NDArray[np.bool_], surface: SurfaceImage) -> NDArray[np.bool_]:
+    """The pieces that are long enough for the edge of a terrace."""
+    pieces, count = ndimage.label(steps, np.ones((3, 3)))
     least = SHORTEST_STEP_PX
     if surface.pixel_size_nm is not None:
         least = max(least, SHORTEST_STEP_NM / surface.pixel_size_nm)
@@ -138,12 +164,9 @@ def _steps(step: NDArray[np.float32], surface: SurfaceImage) -> NDArray[np.bool_
     return np.asarray(keep[pieces])
 
 
-def _patches(surface: SurfaceImage, package: ModelPackage) -> PatchMaps:
+def _patches(levelled: NDArray[np.float32], package: ModelPackage) -> PatchMaps:
     """What the patch autoencoder says of the image, levelled terrace by terrace."""
     settings = package.settings
-    levelled = np.where(surface.valid, surface.heights, np.float32(np.nan))
-    if surface.nm_per_unit is not None:  # a current has no terraces
-        levelled = find_terraces(levelled * np.float32(surface.nm_per_unit), surface.pixel_size_nm).levelled
     image = in_unit_range(levelled, float(settings["clip_percent"]))
     encoder, decoder = (shared_session(package.attached[name], "cpu") for name in ("encoder", "decoder"))
     return patch_maps(
@@ -186,7 +209,7 @@ def _with_others(seen: _Seen, unexplained: NDArray[np.bool_], patches: PatchMaps
         np.concatenate([marks.chance, np.zeros((count, marks.chance.shape[1]), np.float32)]),
     )
     regions = np.where(pieces > 0, len(marks) + pieces - 1, seen.regions).astype(np.int32)
-    return _Seen(seen.surface, added, regions, seen.steps)
+    return _Seen(seen.surface, added, regions, seen.steps, seen.levelled)
 
 
 def _novelty(typical: float, settings: Mapping[str, object]) -> list[str]:

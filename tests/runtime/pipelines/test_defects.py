@@ -284,7 +284,8 @@ def test_a_scan_without_calibration():
     assert set(result.quantities) == {"step_length_px"}
     matched(result.defects, [(30, 30), (70, 60)], 1.0)
     np.testing.assert_array_equal(oracle.seen[0][2:], 0)
-    assert result.warnings == ()
+    (warning,) = result.warnings
+    assert "--pixel-size-nm" in warning
 
 
 @pytest.mark.parametrize(
@@ -402,16 +403,25 @@ def test_a_higher_bound_finds_fewer():
     assert len(look(scan, lower_bound=0.85).defects) == 2
 
 
+def test_a_step_that_the_finder_does_not_see_is_found_by_the_terraces():
+    pixel = (0.1, 0.1)
+    scan = stm(scene((120, 120), pixel, [(30, 30)], [], step_column=70), pixel)
+    result = look(scan, Oracle(sees=()))
+    steps = next(one.data for one in result.maps if one.name == "steps")
+    assert steps.any(axis=1).mean() > 0.8
+    assert abs(np.argwhere(steps)[:, 1].mean() - 69.5) < 3
+
+
 def test_short_edges_are_no_steps():
     surface = module.on_working_pixels(np.zeros((60, 60), np.float32), (0.3, 0.3), 1.0)
-    step = np.zeros((60, 60), np.float32)
+    step = np.zeros((60, 60), bool)
     step[5, 5:12] = 1  # seven pixels
     step[20, 5:15] = 1
     step[np.arange(30, 42), np.arange(30, 42)] = 1  # a diagonal is connected
-    kept = module._steps(step, surface)
+    kept = module._long_enough(step, surface)
     assert kept.dtype == bool
     assert not kept[5].any()
     assert kept[20].sum() == 10
     assert kept[30:42].sum() == 12
     fine = module.on_working_pixels(np.zeros((60, 60), np.float32), (0.1, 0.1), 1.0)
-    assert not module._steps(step, fine)[20].any()  # 1.0 nm
+    assert not module._long_enough(step, fine)[20].any()  # 1.0 nm
