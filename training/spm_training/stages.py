@@ -212,7 +212,7 @@ def _learn_two(run: RunFolder, network: Ae2, images: int) -> StageTwo:
     ]
     kind = np.array([int(kind) for _, _, kind in drawn])
     image = torch.stack([one for one, _, _ in drawn])
-    latent = torch.cat([network.encode(part) for part in image.split(256)])
+    latent = torch.cat([network.encode(part) for part in image.split(256)])  # type: ignore[no-untyped-call]
     mixture = fit_mixture(latent.numpy(), seed=recipe.training.seed)
     log_probability, _ = MixtureLayer(mixture)(latent)
     belongs = log_probability.double().exp().numpy()  # (N, K)
