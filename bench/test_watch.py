@@ -207,7 +207,7 @@ def test_one_worker_reference(benchmark, tmp_path):
 
 @pytest.mark.benchmark(group="memory")
 def test_memory_stays(benchmark, tmp_path):
-    """Resident memory after many tiny scans over that after the first ones, supervisor and workers apart."""
+    """Resident memory after many tiny scans over that after the first ones, in all, and supervisor and workers apart."""
     watch = Watch(tmp_path, "--param", "spacing_px=8.66", "--order", "oldest")
     benchmark.pedantic(lambda: None, rounds=1)
     try:
@@ -220,6 +220,7 @@ def test_memory_stays(benchmark, tmp_path):
     benchmark.extra_info.update(
         scans=SCANS,
         beside_scans=FIRST,
+        memory_ratio=sum(after) / sum(before),
         supervisor_memory_ratio=after[0] / before[0],
         workers_memory_ratio=after[1] / before[1],
         supervisor_mb=after[0] / 2**20,
