@@ -100,10 +100,8 @@ def watch(
         os.fsencode(folder.resolve()), order, attempts=service.attempts, give_up_s=give_up_s, is_batch=once,
         min_free_mb=service.min_free_mb,
     )  # fmt: skip
-    intake, stop = (
-        Intake(folder, ignore=out, since=since, strict=once, tell=console.tell, clock=clock),
-        threading.Event(),
-    )
+    intake = Intake(folder, ignore=out, since=since, strict=once, tell=console.tell, clock=clock)
+    stop = threading.Event()
     with (
         stopped_by_signals(stop, console.tell),
         opened(

@@ -263,3 +263,4 @@ def test_workers_of_a_killed_watch_end_too(running):
     watch.kill()
     watch.wait()
     wait_for(lambda: have_ended(children))
+    assert have_ended(children)
