@@ -84,7 +84,8 @@ def test_the_runtime_opens_and_reproduces_it(package):
 def test_the_pipeline_knows_all_that_it_asks_for(package):
     loaded = load_package(package)
     defaults = {name: one.default for name, one in loaded.parameters.items()}
-    assert defaults == {"lower_bound": 0.4, "confirm": 1.0, "unexplained": 0.0, "false_alarms": 0.1}
+    bound = load_recipe("defects").parameters.lower_bound
+    assert defaults == {"lower_bound": bound, "confirm": 1.0, "unexplained": 0.0, "false_alarms": 0.1}
     bounds = {name: (one.minimum, one.maximum) for name, one in loaded.parameters.items()}
     assert bounds == {"lower_bound": (0, 1), "confirm": (0, 1), "unexplained": (0, 1), "false_alarms": (1e-4, 0.99)}
     settings = loaded.settings

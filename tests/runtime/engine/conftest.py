@@ -91,7 +91,7 @@ def state(tmp_path, monkeypatch):
 
 
 class FakeAnalysis:
-    """Finds one atom per image, and fails as the first pixel says."""
+    """Finds one atom per image and nothing else, and fails as the first pixel says."""
 
     def __init__(self, package) -> None:
         self.package = package
@@ -109,6 +109,8 @@ class FakeAnalysis:
         one = np.ones(1, np.float32)
         atoms = Atoms(np.array([[1.0, 2.0]]), one, one, one, one, np.array([-1], np.int32))
         loaded = load_package(self.package)
+        if task != "atoms":
+            return Result(scan, task, loaded.reference, "CPUExecutionProvider", loaded.resolve(params), {"all": 0.0})
         quantities = {"spacing_px": 4.0} | ({"spacing_nm": 4.0 * scan.pixel_size_nm[0]} if scan.pixel_size_nm else {})
         confidence = Map("confidence", np.zeros(scan.shape, np.float32))
         return Result(
