@@ -9,23 +9,30 @@ neither be missed nor found wrongly. Corner holes and steps are no defects; nobo
 step.
 
 The files do not know the size of their pixels; that of the annotation follows from the cell of the reconstruction.
+
+``python -m spm_training.defects.real PACKAGE`` prints the scores of a model package.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
+from spm_runtime import open as open_scan
+from spm_runtime.demo import demo_scans
 from spm_runtime.errors import ParameterError
+from spm_runtime.models import find_model
 from spm_runtime.scan import Scan
-from spm_training.defects.evaluate import Finder
+from spm_training.defects.evaluate import Finder, package_finder
 from spm_training.defects.score import NEAR_STEP_NM, Interval, judge_defects, tolerance_px
 from spm_training.metrics import Counts
 
@@ -249,3 +256,18 @@ def _interval(tiles: Sequence[Counts], figure: Callable[[Counts], float], sample
         return Interval(value, float("nan"), float("nan"))
     low, high = (float(end) for end in np.percentile(drawn, (2.5, 97.5)))
     return Interval(value, low, high)
+
+
+def _main(model: str) -> None:
+    """Print the scores of a package with and without the size of the pixels."""
+    scans = {path.stem: open_scan(path) for path in demo_scans()}
+    finder = package_finder(find_model(model))
+    for calibrated in (True, False):
+        scores = real_scores(finder, scans, calibrated=calibrated)
+        figures = {"F1": scores.f1, "precision": scores.precision, "recall": scores.recall}
+        said = ", ".join(f"{name} {one.value:.3f} [{one.low:.2f}, {one.high:.2f}]" for name, one in figures.items())
+        click.echo(f"{'with' if calibrated else 'without'} the pixel size: {said}")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -12,8 +12,9 @@ from skimage.feature import peak_local_max
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.levelling import fit_plane
+from spm_runtime.pipelines.surface import nm_per_unit
 from spm_runtime.results import Defects
-from spm_runtime.scan import Scan, to_nm
+from spm_runtime.scan import Scan
 from spm_runtime.terraces import find_terraces
 from spm_training.defects.evaluate import marks
 
@@ -76,7 +77,7 @@ def heights_nm(scan: Scan) -> tuple[NDArray[np.float32], float]:
     ParameterError
         If the scan is no calibrated topography.
     """
-    gain = to_nm(1.0, scan.unit)
+    gain = nm_per_unit(scan.unit)
     if gain is None or scan.pixel_size_nm is None or not scan.valid.any():
         raise ParameterError(
             f"{scan.path or scan.label}: unit {scan.unit!r}, pixel size {scan.pixel_size_nm} nm; expected measured heights in "
