@@ -81,21 +81,47 @@ def _kernel_cache(*, warm: bool) -> Iterator[Finding]:
 
 
 def _packages(found: list[ModelPackage]) -> Iterator[Finding]:
+    """Test every network of every package; the packages whose networks all pass are appended to `found`."""
     for folder in list_models():
         try:
             package = load_package(folder)
-            error = self_test(Session(package, "cpu"))
         except AdatomError as problem:
             yield Finding("problem", f"model {folder.name}", str(problem))
             continue
-        found.append(package)
-        text = f"{package.version}: hashes right, test outputs reproduced on the CPU within {error:.1e}"
-        yield Finding("ok", f"model {package.name}", text)
+        findings = [_network(one) for one in _networks(package)]
+        yield from findings
+        if all(finding.state == "ok" for finding in findings):
+            found.append(package)
     if not found:
         roots = ", ".join(map(str, model_roots())) or "no folder"
         yield Finding(
             "problem", "models", f"no usable model package in {roots}: install adatom again, or set SPM_MODELS"
         )
+
+
+def _networks(package: ModelPackage) -> tuple[ModelPackage, ...]:
+    """The networks of a package: its first one and those attached to it, each as a package of its own."""
+    return (package, *package.attached.values())
+
+
+def _network(network: ModelPackage) -> Finding:
+    """Whether a network loads on the CPU and reproduces its test outputs."""
+    topic = f"model {network.name}"
+    try:
+        error = self_test(Session(network, "cpu"))
+    except AdatomError as problem:
+        return Finding("problem", topic, _naming_its_file(network, problem))
+    return Finding(
+        "ok",
+        topic,
+        f"{network.version}, {network.weights.name}: hashes right, test outputs reproduced on the CPU within {error:.1e}",
+    )
+
+
+def _naming_its_file(network: ModelPackage, problem: AdatomError) -> str:
+    """What went wrong, with the network's file where the message does not name a file of the package."""
+    text = str(problem)
+    return text if str(network.folder) in text else f"{network.weights}: {text}"
 
 
 def _devices(packages: list[ModelPackage]) -> Iterator[Finding]:
@@ -113,13 +139,13 @@ def _devices(packages: list[ModelPackage]) -> Iterator[Finding]:
             yield Finding("note", "GPU", problem)
     device: Device
     for device in ("cuda", "tensorrt"):
-        for package in packages:
+        for network in (one for package in packages for one in _networks(package)):
             try:
-                error = self_test(Session(package, device))
+                error = self_test(Session(network, device))
             except DeviceError as problem:
                 yield Finding("note", device, str(problem))
                 break
             except AdatomError as problem:
-                yield Finding("problem", device, str(problem))
+                yield Finding("problem", device, _naming_its_file(network, problem))
             else:
-                yield Finding("ok", device, f"model {package.name} reproduced within {error:.1e}")
+                yield Finding("ok", device, f"model {network.name} reproduced within {error:.1e}")
