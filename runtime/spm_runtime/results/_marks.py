@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,7 +57,7 @@ def class_colour(kind: int) -> Colour:
 
 
 def draw_boxes(picture: NDArray[np.uint8], defects: Defects, zoom: float, unit: int) -> None:
-    """Draw a box around every defect into the picture, in place, the best one last.
+    """Draw a box around every defect into the picture, in place, the best one last; none leaves the picture.
 
     Parameters
     ----------
@@ -75,8 +76,9 @@ def draw_boxes(picture: NDArray[np.uint8], defects: Defects, zoom: float, unit: 
     for index in reversed(range(len(defects))):
         half = halves[index]
         width = int(np.clip(round(float(half.min()) / 4), 1, 2 * unit))
-        top, left = (int(v) for v in np.floor(centres[index] - half) - width)
-        bottom, right = (int(v) for v in np.ceil(centres[index] + half) + width)
+        (top, bottom), (left, right) = (
+            _within(float(centres[index, axis]), float(half[axis]), width, picture.shape[axis]) for axis in (0, 1)
+        )
         colour = class_colour(int(defects.kind[index]))
         is_dashed = bool(defects.confirmed[index] == 0)
         for rim in (unit, 0):
@@ -84,6 +86,15 @@ def draw_boxes(picture: NDArray[np.uint8], defects: Defects, zoom: float, unit: 
             for rows, columns in _outline(box, width + 2 * rim, picture.shape[:2], is_dashed):
                 place = np.ix_(rows, columns)
                 picture[place] = (picture[place] * SHADE).astype(np.uint8) if rim else colour
+
+
+def _within(centre: float, half: float, width: int, size: int) -> tuple[int, int]:
+    """First and last row (or column) of a box with a line of this width around it, moved and cut so that all of it is seen.
+
+    A size is that of the pixels in the image: at the frame the box is moved, for the whole of it lies inside.
+    """
+    low = min(max(centre - half, 0.0), max(size - 2 * half, 0.0))
+    return max(math.floor(low) - width, 0), min(math.ceil(low + 2 * half) + width, size - 1)
 
 
 def draw_steps(picture: NDArray[np.uint8], steps: NDArray[np.bool_], zoom: float, unit: int) -> None:

@@ -157,6 +157,25 @@ def test_boxes_of_the_smallest_defects_are_seen_and_those_at_the_border_do_no_ha
     assert near(picture[2028:2048, 2028:2048], class_colour(0), 3).any()
 
 
+@pytest.mark.parametrize("size", [64, 2048])
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_defect_that_the_frame_cuts_gets_its_whole_box(make_scan, make_result, make_defects, size, corner):
+    """Of a defect whose centre lies at the frame or beyond, half a box would show where its pixels are."""
+    scan = make_scan((size, size), image=np.zeros((size, size), np.float32), pixel_size_nm=None)
+    length, side = size // 8, 1024 if size == 64 else 2048
+    for beyond in (0.0, 0.1 * length, length):
+        centre = [-beyond if end == 0 else size - 1 + beyond for end in corner]
+        defects = make_defects([centre], kind=[0], size=(length, length))
+        picture = pixels(scan, [found(make_result, scan, defects)])
+        top, left, bottom, right = extent(picture, class_colour(0), side, 3)
+        for end, first, last in zip(corner, (top, left), (bottom, right), strict=True):
+            assert (first, last)[end] == (0, side - 1)[end]
+            assert last - first + 1 == pytest.approx(length * side / size, abs=8)
+        box = near(picture[top : bottom + 1, left : right + 1], class_colour(0), 3)
+        for edge in (box[0], box[-1], box[:, 0], box[:, -1]):
+            assert edge.all()
+
+
 def test_only_what_the_other_direction_lacks_is_dashed_and_the_legend_says_so(make_scan, make_result, make_defects):
     scan = make_scan((64, 64), pixel_size_nm=None)
     pictures = {
