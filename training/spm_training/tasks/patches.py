@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,10 @@ __all__ = ["Ae1Task", "Ae2Task", "DefectPatches", "PatchBatch", "SurfaceCrops"]
 Floats = NDArray[np.floating]
 #: Farthest that the centre of a patch lies from that of a large defect, in pixels: the patch still holds its middle.
 _FARTHEST_PX = 12.0
+#: Images that a loader keeps in memory, 0.3 MB each: every one is cut into many patches.
+_KEPT_IMAGES = 1500
+#: Images of the validation and of the evaluation split: a sample is a window or a few, not a whole image.
+_OTHER_IMAGES = 64
 #: White noise of the view in which the contrast loss has to find a window again, in units of an image's range.
 _VIEW_NOISE = 0.03
 
@@ -135,16 +140,24 @@ class _Surfaces(Dataset[Any]):
         self.recipe = recipe
         self.split = split
         self._cached = Memory(recipe.data.cache or None, verbose=0).cache(_simulated)
+        self._recent: OrderedDict[int, _Surface] = OrderedDict()
 
     def number(self, epoch: int, index: int) -> int:
-        """Which image a sample is cut from: training goes round the pool, the other splits have an image per sample."""
+        """Which image a sample is cut from: training goes round the pool, the other splits round a few images."""
         data = self.recipe.data
         if self.split is not Split.TRAIN:
-            return index
+            return index % _OTHER_IMAGES
         return (epoch * data.steps_per_epoch * data.batch + index) % data.pool
 
     def surface(self, number: int) -> _Surface:
         """One image of the split."""
+        if number not in self._recent:
+            self._recent[number] = self._drawn(number)
+            if len(self._recent) > _KEPT_IMAGES:
+                self._recent.popitem(last=False)
+        return self._recent[number]
+
+    def _drawn(self, number: int) -> _Surface:
         options = self.recipe.surfaces
         surface: _Surface = self._cached(
             self.recipe.training.seed,
