@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from spm_runtime.errors import ParameterError
+from spm_runtime.errors import AdatomError, ParameterError
 from spm_training import cli
 from spm_training.defects import run
-from spm_training.defects.annotated import (
-    SUFFIX,
-    annotated_markdown,
-    read_annotated_scans,
-    score_annotated_scans,
-)
+from spm_training.defects.annotated import DETAILS, SUFFIX, AnnotatedSet, read_annotated_scans
+from spm_training.defects.annotated_score import score_annotated_set
 from spm_training.defects.evaluate import evaluate_all, marks
 from spm_training.defects.report import DefectComparison, DefectReport, Subject
 from spm_training.defects.scenes import DefectOptions
@@ -68,10 +64,14 @@ def test_the_truth_has_all_figures_at_their_best(scores):
     assert report.v_measure.value == 1.0
     headline = report.headline()
     assert headline["f1_low"] == headline["v_measure"] == 1.0
+    every = np.concatenate([score.score for score in scores["truth"]])
+    # Every mark is right, so each score is too low by what it lacks of 1.
+    assert headline["calibration_error"] == pytest.approx(1 - every.mean(), abs=1e-4)
     text = report.markdown()
     assert "spm-train evaluate defects --images 2 --side-px 128 --family si111-7x7" in text
     assert "| noise: low | 2 |" in text
     assert "V-measure of the classes over the matched defects: 1.000" in text
+    assert "| mean score | share true | marks |" in text
     assert "nan" not in text
 
 
@@ -90,6 +90,14 @@ def test_nothing_found_is_no_v_measure(scores):
     assert report.rows["all"].f1.value == 0.0
     assert "V-measure" not in report.markdown()
     assert "v_measure" not in report.headline()
+    assert DefectReport(Subject("nothing", "1", "0" * 64), SMALL, scores["nothing"]).reliability is None
+
+
+def test_the_scores_of_a_peer_are_an_order_and_no_probability(scores):
+    report = DefectReport(Subject("steps"), SMALL, scores["steps"])
+    assert report.reliability is None
+    assert "calibration_error" not in report.headline()
+    assert "mean score" not in report.markdown()
 
 
 def test_families_never_trained_on_have_a_row(scores):
@@ -140,19 +148,68 @@ def real_folder(tmp_path_factory):
 def test_real_scans_are_scored_by_the_same_rules(real_folder):
     (scan,) = read_annotated_scans(real_folder)
     assert scan.required.tolist() == [True, True, False]
+    assert not scan.size_is_told
     finders = {
-        "truth": lambda _: marks(scan.yx_px, 3.0),
+        "the truth": lambda _: marks(scan.yx_px, 3.0),
         "half": lambda _: marks(np.array([[50.0, 61.0], [120.0, 120.0], [10.0, 11.0]]), 3.0),
     }
     told = []
-    scores = score_annotated_scans(finders, [scan], on_image=told.append)
+    scores = score_annotated_set(AnnotatedSet("lab", "Ours", "Si.", [scan]), finders, on_image=told.append)
     assert len(told) == 2
-    assert scores["truth"][0].counts.f1 == 1.0
-    counts = scores["half"][0].counts
+    assert scores.by_finder["the truth"][0].counts.f1 == 1.0
+    counts = scores.by_finder["half"][0].counts
     assert (counts.true_positive, counts.false_positive, counts.false_negative) == (1, 1, 1)
-    text = annotated_markdown(scores, {"truth": "the truth", "half": "half"})
-    assert "| the truth | 1.000 [1.00, 1.00] | 1.000 / 1.000 | 2 / 0 / 0 |" in text
+    text = scores.markdown()
+    assert text.startswith("## Ours\n")
+    assert "| the truth | 1.000 [1.00, 1.00] | 1.000 / 1.000 | 2 / 0 / 0 | – |" in text
     assert "| half | 0.500" in text
+    assert "\nSi. Matched as" in text
+    document = scores.document()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["finders"][1]["scans"][0]["missed"] == 1
+
+
+def test_steps_ignored_places_and_the_pixel_size_stand_in_a_file_beside_the_table(real_folder, tmp_path):
+    for file in real_folder.iterdir():
+        shutil.copy(file, tmp_path)
+    corner = {"reason": "creep", "yx_px": [[-1, -1], [-1, 30], [30, 30], [30, -1]]}
+    facts = {"pixel_size_nm": 0.05, "steps": [[[0, 100], [127, 100]]], "ignore": [corner]}
+    (tmp_path / f"scan.tif{DETAILS}").write_text(json.dumps(facts), encoding="utf-8")
+    (scan,) = read_annotated_scans(tmp_path)
+    assert scan.scan.pixel_size_nm == (0.05, 0.05)
+    assert not scan.size_is_told  # the file has one, if another
+    assert scan.step_nm == pytest.approx(127 * 0.05)
+    finder = {"it": lambda _: marks(np.array([[20.0, 10.0], [60.0, 101.0], [60.0, 40.0]]), 3.0)}
+    (score,) = score_annotated_set(AnnotatedSet("lab", "Ours", "", [scan]), finder).by_finder["it"]
+    assert (score.counts.false_positive, score.at_steps) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "Invalid JSON"),
+        ('{"pixel_nm": 1}', "pixel_nm: Extra inputs"),
+        ('{"pixel_size_nm": -1}', "pixel_size_nm: Input should be greater than 0"),
+        ('{"steps": [[[1, 2]]]}', "steps.0: List should have at least 2"),
+        ('{"ignore": [{"yx_px": [[1, 2], [3, 4]]}]}', "ignore.0.yx_px: List should have at least 3"),
+    ],
+)
+def test_further_facts_that_cannot_be_used_are_named(real_folder, tmp_path, content, said):
+    for file in real_folder.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / f"scan.tif{DETAILS}").write_text(content, encoding="utf-8")
+    with pytest.raises(ParameterError, match=said):
+        read_annotated_scans(tmp_path)
+
+
+def test_a_scan_without_a_pixel_size_needs_one_in_the_annotation(tmp_path):
+    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((64, 64), np.float32))
+    (tmp_path / f"scan.tif{SUFFIX}").write_text("y_px,x_px,radius_px\n", encoding="utf-8")
+    with pytest.raises(ParameterError, match=r'Give "pixel_size_nm" in scan\.tif\.defects\.json'):
+        read_annotated_scans(tmp_path)
+    (tmp_path / f"scan.tif{DETAILS}").write_text('{"pixel_size_nm": 0.1}', encoding="utf-8")
+    (scan,) = read_annotated_scans(tmp_path)
+    assert scan.size_is_told
 
 
 @pytest.mark.parametrize(
@@ -194,25 +251,56 @@ def peers(monkeypatch):
     monkeypatch.setattr(run, "list_models", lambda: iter(()))
 
 
-def test_the_command_scores_the_peers_alone(peers, monkeypatch, capsys, tmp_path, real_folder):
+@pytest.fixture
+def shipped(monkeypatch, real_folder):
+    """A set in place of SPIEPy's images."""
+    monkeypatch.setattr(
+        run, "spiepy_set", lambda: AnnotatedSet("spiepy", "Shipped scans", "", read_annotated_scans(real_folder))
+    )
+
+
+def test_the_command_scores_the_peers_alone(peers, shipped, monkeypatch, capsys, tmp_path, real_folder):
     words = ("--images", 1, "--side-px", 64, "--leave-out", "unnamed", "--real", real_folder, "--out", tmp_path)
     code, out, err = call(monkeypatch, capsys, "evaluate", "defects", "--peers", *words)
     assert code == 0, err
+    assert "## Shipped scans" in out
+    assert "## Real scans: real" in out
     assert "| nothing | 0.000 [0.00, 0.00]" in out
     assert "| told | 1.00 / 1.00 / 1.00 |" in out
+    own = (tmp_path / "evaluation-nothing.md").read_text(encoding="utf-8")
+    assert "### Shipped scans" in own
+    # A bound that is told the truth of a simulated image says nothing of a real one.
+    assert "Shipped" not in (tmp_path / "evaluation-told.md").read_text(encoding="utf-8")
+    assert "## Shipped scans" in (tmp_path / "comparison-defects.md").read_text(encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "comparison-defects.json", "comparison-defects.md", "evaluation-nothing.json", "evaluation-nothing.md",
-        "evaluation-told.json", "evaluation-told.md", "real-defects.md",
+        "evaluation-told.json", "evaluation-told.md", "real-defects.json", "real-defects.md",
     ]  # fmt: skip
 
 
-def test_real_scans_alone(peers, monkeypatch, capsys, tmp_path, real_folder):
+@pytest.mark.parametrize("more", [True, False])
+def test_real_scans_alone(peers, shipped, monkeypatch, capsys, tmp_path, real_folder, more):
+    words = ("--real", real_folder) if more else ()
     code, out, _ = call(
-        monkeypatch, capsys, "evaluate", "defects", "--peers", "--images", 0, "--real", real_folder, "--out", tmp_path
+        monkeypatch, capsys, "evaluate", "defects", "--peers", "--images", 0, *words, "--out", tmp_path / "new"
     )
     assert code == 0
     assert "Comparison" not in out
-    assert [path.name for path in tmp_path.iterdir()] == ["real-defects.md"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["real-defects.json", "real-defects.md"]
+    sets = json.loads((tmp_path / "new" / "real-defects.json").read_text(encoding="utf-8"))["sets"]
+    assert [one["set"] for one in sets] == (["spiepy", "folder"] if more else ["spiepy"])
+
+
+def test_without_spiepy_the_command_says_so_and_goes_on(peers, monkeypatch, capsys, tmp_path):
+    def missing():
+        raise AdatomError("not installed")
+
+    monkeypatch.setattr(run, "spiepy_set", missing)
+    words = ("--images", 1, "--side-px", 64, "--family", "tmd", "--out", tmp_path)
+    code, out, _ = call(monkeypatch, capsys, "evaluate", "defects", "--peers", *words)
+    assert code == 0
+    assert "The images of SPIEPy are not scored: not installed" in out
+    assert not (tmp_path / "real-defects.md").exists()
 
 
 @pytest.mark.parametrize(
@@ -222,8 +310,9 @@ def test_real_scans_alone(peers, monkeypatch, capsys, tmp_path, real_folder):
         (("defects", "atoms", "--peers"), "packages of the tasks atoms, defects"),
         (("defects", "--peers", "--family", "square"), "--family square: unknown; expected one of si001-2x1-h"),
         (("defects", "--peers", "--family", "tmd", "--leave-out", "tmd"), "no family is left"),
-        (("defects", "--peers", "--fit-calibration", "k.json"), "Leave them out"),
-        (("defects", "--peers", "--spacing-px", "5", "9"), "Leave them out"),
+        (("defects", "--fit-calibration", "k.json"), "0 packages; expected one"),
+        (("defects", "--fit-calibration", "k.json", "--images", "0"), "nothing to score"),
+        (("defects", "--peers", "--spacing-px", "5", "9"), "Leave it out"),
         (("defects", "--peers", "--real", "nowhere"), "no tables"),
     ],
 )

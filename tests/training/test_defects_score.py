@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import v_measure_score
 
 from spm_runtime.errors import ParameterError
@@ -54,8 +56,9 @@ def nothing(_):
 def test_the_scenes_are_the_same_every_time_all_different_and_no_others_may_be_tuned_on(shown):
     again = list(evaluation_scenes(SMALL))
     assert all(np.array_equal(a.scene.image, b.scene.image) for a, b in zip(shown, again, strict=True))
-    tuning = list(validation_scenes(SMALL))
-    assert len({one.scene.image.tobytes() for one in (*shown, *tuning)}) == 2 * len(shown) == 2 * SMALL.total
+    tuning, others = list(validation_scenes(SMALL)), list(validation_scenes(SMALL, first=3))
+    every = (*shown, *tuning, *others)
+    assert len({one.scene.image.tobytes() for one in every}) == len(every) == 3 * SMALL.total
     for one in shown:
         low, high = NOISE_LEVELS[one.noise]
         assert low <= one.scene.detectability <= high
@@ -136,6 +139,52 @@ def test_as_many_pairs_as_possible_with_tolerances_of_their_own():
     assert len(judge_defects(np.empty((0, 2)), yx, np.array([4.0, 8.0]), np.array([True, True])).missed) == 2
 
 
+def right_by_score(found, truth, tolerance, score):
+    """A mark is right when the marks up to it, best score first, answer one defect more than without it."""
+
+    def most(chosen):
+        partner = {}
+
+        def answers(mark, seen):
+            for defect in np.flatnonzero(np.hypot(*(truth - found[mark]).T) <= tolerance):
+                if defect not in seen:
+                    seen.add(defect)
+                    if defect not in partner or answers(partner[defect], seen):
+                        partner[defect] = mark
+                        return True
+            return False
+
+        return sum(answers(mark, set()) for mark in chosen)
+
+    order = np.argsort(-score)
+    return {int(mark) for n, mark in enumerate(order) if most(order[: n + 1]) > most(order[:n])}
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1))
+def test_with_scores_a_mark_is_right_as_it_is_without_those_of_lower_score(seed):
+    rng = np.random.default_rng(seed)
+    found, truth = rng.uniform(0, 30, (rng.integers(1, 14), 2)), rng.uniform(0, 30, (rng.integers(1, 9), 2))
+    tolerance, score = rng.uniform(3, 9, len(truth)), rng.permutation(len(found)) / len(found)
+    judged = judge_defects(found, truth, tolerance, np.ones(len(truth), bool), score=score)
+    assert set(judged.pairs.found.tolist()) == right_by_score(found, truth, tolerance, score)
+    plain = judge_defects(found, truth, tolerance, np.ones(len(truth), bool))
+    assert len(plain.pairs) == len(judged.pairs)  # as many as possible either way
+
+
+def test_the_scores_of_judged_marks_are_kept(shown):
+    scene = next(one.scene for one in shown if one.scene.required.any() and not one.scene.required.all())
+    truth = scene.defects
+    optional = np.flatnonzero(~scene.required)[:1]
+    wrong = np.array([[-50.0, -50.0]])
+    yx = np.concatenate([truth.yx_px[scene.required], truth.yx_px[optional], wrong])
+    told = score_scene(marks(yx, 2.0), scene, noise="clear")
+    assert len(told.score) <= len(yx) - 1 + int(told.false_positives > 1)
+    assert int(told.is_true.sum()) == told.counts.true_positive
+    assert int((~told.is_true).sum()) == told.false_positives
+    assert not told.is_true[np.argmin(told.score)]  # the far one has the lowest rank
+
+
 @pytest.mark.parametrize("degrees", [0, 10, 22.5, 30, 45, 60, 80, 90])
 def test_the_length_of_a_step_does_not_depend_on_its_direction(degrees):
     angle = np.deg2rad(degrees)
@@ -185,6 +234,7 @@ def test_the_bootstrap_covers_the_figure(shown):
     interval = f1_interval([score.counts for score in scores])
     assert 0 < interval.low <= interval.value <= interval.high < 1
     assert interval.value == total_counts(scores).f1
+    assert np.isnan(f1_interval([]).value)
     nothing_there = f1_interval([Counts()])
     assert nothing_there.value == 1.0
     assert np.isnan(nothing_there.low)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 
 from spm_training.annotated import AnnotatedImage
 from spm_training.evaluate import Finder
-from spm_training.files import write_atomically
 from spm_training.metrics import Counts
 from spm_training.peers.blob_fft import BlobFinder
 from spm_training.peers.tuning import levelled_and_spacing
+from spm_training.tables import markdown_table, write_tables
 
 __all__ = ["LEAVE_ONE_OUT", "AnnotatedReport", "score_annotated"]
 
@@ -53,13 +52,13 @@ class AnnotatedReport:
     def markdown(self) -> str:
         """F1 with precision and recall by set and by finder, then what was judged how."""
         sets = list(dict.fromkeys(image.group for image in self.images))
-        lines = ["| | " + " | ".join(sets) + " |", "|---|" + "---:|" * len(sets)]
+        rows = []
         for finder in self.counts:
             totals = self.by_set(finder)
             cells = [f"{totals[one].f1:.3f} ({totals[one].precision:.3f} / {totals[one].recall:.3f})" for one in sets]
-            lines.append(f"| {finder} | " + " | ".join(cells) + " |")
-        lines += [
-            "",
+            rows.append([finder, *cells])
+        lines = [
+            markdown_table(["", *sets], rows),
             "F1 (precision / recall) against what people annotated. No model was trained or tuned on these images; the peer "
             f"“{LEAVE_ONE_OUT}” was, but for the set that is scored.",
             "",
@@ -94,11 +93,7 @@ class AnnotatedReport:
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``annotated.json`` and ``annotated.md`` and give their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        files = (folder / "annotated.json", folder / "annotated.md")
-        write_atomically(files[0], (json.dumps(self.document(), indent=2, allow_nan=False) + "\n").encode())
-        write_atomically(files[1], self.markdown().encode())
-        return files
+        return write_tables(folder / "annotated", self.document(), self.markdown())
 
 
 def score_annotated(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -33,6 +34,7 @@ __all__ = [
     "fit_package",
     "joined",
     "pixel_locking",
+    "refuse_calibrated",
     "reliability",
     "write_knots",
 ]
@@ -74,6 +76,39 @@ class Reliability:
             return float("nan")
         gap = np.abs(self.mean_score - self.share_true)[filled]
         return float(np.average(gap, weights=self.count[filled]))
+
+    def markdown(self, right: str, found: str) -> str:
+        """The expected calibration error, and a table of the bins.
+
+        Parameters
+        ----------
+        right
+            When a position is right, in words.
+        found
+            What is found.
+        """
+        lines = [
+            f"Expected calibration error {self.expected_error:.3f} (score against share {right}, ten bins):",
+            "",
+            f"| mean score | share true | {found} |",
+            "|---:|---:|---:|",
+            *(f"| {mean:.3f} | {share:.3f} | {count} |" for mean, share, count in self._filled()),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def document(self) -> dict[str, object]:
+        """The same for JSON, None for NaN."""
+        error = self.expected_error
+        return {
+            "expected_calibration_error": error if np.isfinite(error) else None,
+            "reliability": [
+                {"mean_score": mean, "share_true": share, "count": count} for mean, share, count in self._filled()
+            ],
+        }
+
+    def _filled(self) -> list[tuple[float, float, int]]:
+        bins = zip(self.mean_score.tolist(), self.share_true.tolist(), self.count.tolist(), strict=True)
+        return [(mean, share, count) for mean, share, count in bins if count]
 
     def picture(self) -> Image.Image:
         """The reliability diagram: share of true positions over score, areas of the points by count."""
@@ -201,7 +236,9 @@ def pixel_locking(yx_px: ArrayLike, *, bins: int = 10) -> Locking:
     return Locking(len(values), expected * float(np.sum(deviation**2)) / (bins - 1), float(np.abs(deviation).max()))
 
 
-def fit_calibration(scores: ArrayLike, is_true: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fit_calibration(
+    scores: ArrayLike, is_true: ArrayLike, *, bins: int = 60
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit the monotone map from raw score to probability.
 
     Parameters
@@ -210,6 +247,8 @@ def fit_calibration(scores: ArrayLike, is_true: ArrayLike) -> tuple[NDArray[np.f
         ``(N,)`` raw scores of found positions, of validation scenes only.
     is_true
         ``(N,)`` whether each is right.
+    bins
+        Most bins of equal count; more where few of the scores are high.
 
     Returns
     -------
@@ -231,10 +270,10 @@ def fit_calibration(scores: ArrayLike, is_true: ArrayLike) -> tuple[NDArray[np.f
 
     raw, right = np.asarray(scores, np.float64), np.asarray(is_true, np.float64)
     order = np.argsort(raw, kind="stable")
-    bins = np.array_split(order, int(np.clip(len(raw) // _LEAST_SCORES, 1, 60)))
-    mean = np.array([raw[one].mean() for one in bins])
-    weight = np.array([len(one) for one in bins], np.float64)
-    share = np.array([right[one].mean() for one in bins])
+    parts = np.array_split(order, int(np.clip(len(raw) // _LEAST_SCORES, 1, bins)))
+    mean = np.array([raw[one].mean() for one in parts])
+    weight = np.array([len(one) for one in parts], np.float64)
+    share = np.array([right[one].mean() for one in parts])
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(mean, share, weight).predict(mean)
     rises = np.r_[False, np.diff(fitted) > 1e-9]
     for index in np.flatnonzero(rises):  # a ramp too steep for float32 is no better than a step
@@ -274,8 +313,9 @@ def fit_package(
     Raises
     ------
     ParameterError
-        If the package does not tell right from wrong.
+        If the package is calibrated already, or does not tell right from wrong.
     """
+    refuse_calibrated(package)
     finder = package_finder(package, device, params={"filter_lower_bound": _LOWEST_SCORE})
     told: list[Detections] = []
     for noise, scene in validation_scenes(options):
@@ -288,6 +328,22 @@ def fit_package(
         return fit_calibration(every.score, every.is_true)
     except ValueError as error:
         raise ParameterError(f"{package.folder}: {error}. Train it longer, or take more --images.") from error
+
+
+def refuse_calibrated(package: ModelPackage) -> None:
+    """Raise where the scores of a package are probabilities already.
+
+    Raises
+    ------
+    ParameterError
+        If they are: knots for them would not fit the network, which is what `spm-train export` gives them to.
+    """
+    file = package.folder / "rdf.yaml"
+    if "calibration" in yaml.safe_load(file.read_text(encoding="utf-8"))["config"]["spm"]:
+        raise ParameterError(
+            f"--fit-calibration: {package.folder} is calibrated already; expected a package whose scores are the network's own. "
+            "Export its run without --calibration and name that package."
+        )
 
 
 def write_knots(file: Path, knots_x: NDArray[np.float64], knots_y: NDArray[np.float64]) -> None:

@@ -56,18 +56,7 @@ class CalibrationReport:
     def markdown(self) -> str:
         """Tables of reliability, coverage and pixel locking."""
         lines = [
-            f"Expected calibration error {self.reliability.expected_error:.3f} (score against share within 0.25 of the "
-            "spacing, ten bins):",
-            "",
-            "| mean score | share true | positions |",
-            "|---:|---:|---:|",
-        ]
-        table = zip(
-            self.reliability.mean_score, self.reliability.share_true, self.reliability.count.tolist(), strict=True
-        )
-        lines += [f"| {mean:.3f} | {share:.3f} | {count} |" for mean, share, count in table if count]
-        lines += [
-            "",
+            self.reliability.markdown("within 0.25 of the spacing", "positions"),
             "Errors of single coordinates over the standard deviation that the finder states:",
             "",
             "| | coordinates | below 1 | below 2 | robust std |",
@@ -88,17 +77,8 @@ class CalibrationReport:
 
     def document(self) -> dict[str, object]:
         """The same for JSON, None for NaN."""
-        bins = zip(
-            self.reliability.mean_score.tolist(),
-            self.reliability.share_true.tolist(),
-            self.reliability.count.tolist(),
-            strict=True,
-        )
         return {
-            "expected_calibration_error": _plain(self.reliability.expected_error),
-            "reliability": [
-                {"mean_score": mean, "share_true": share, "count": count} for mean, share, count in bins if count
-            ],
+            **self.reliability.document(),
             "coverage": {
                 name: {key: _plain(value) for key, value in vars(one).items()} for name, one in self.coverage.items()
             },

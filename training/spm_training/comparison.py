@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from spm_training.files import write_atomically
 from spm_training.report import Report, Row, conditions
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS, UNSEEN_FAMILIES
+from spm_training.tables import markdown_table, write_tables
 
 __all__ = ["Comparison"]
 
@@ -46,7 +45,7 @@ class Comparison:
 
     def markdown(self) -> str:
         """The compact table, its conditions and the further tables."""
-        lines = ["| | " + " | ".join(_HEADINGS) + " |", "|---|" + "---:|" * len(_HEADINGS)]
+        table = []
         for report in self.reports:
             rows = {row.group: row for row in report.rows()}
             cells = [
@@ -60,10 +59,10 @@ class Comparison:
                 _cell(rows.get("all"), "time_over_blob_log", "{:.2f}"),
             ]
             mark = "" if report.subject.tuned else " *"
-            lines.append(f"| {report.subject.label}{mark} | " + " | ".join(cells) + " |")
+            table.append([f"{report.subject.label}{mark}", *cells])
         held_out = ", ".join(name for name in UNSEEN_FAMILIES if name in FAMILIES)
-        lines += [
-            "",
+        lines = [
+            markdown_table(["", *_HEADINGS], table),
             "F1 within 0.25 of the spacing, counted over all columns; nobody is told the scale. Held-out families: "
             f"{held_out}; whoever has never seen them is marked. Time: everything from the image as saved to the positions, over "
             "that of scikit-image's `blob_log` at its defaults on the same images in the same run.",
@@ -85,11 +84,7 @@ class Comparison:
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``comparison.json`` and ``comparison.md`` and give their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        files = (folder / "comparison.json", folder / "comparison.md")
-        write_atomically(files[0], (json.dumps(self.document(), indent=2, allow_nan=False) + "\n").encode())
-        write_atomically(files[1], self.markdown().encode())
-        return files
+        return write_tables(folder / "comparison", self.document(), self.markdown())
 
 
 def _by_noise(rows: Mapping[str, Row], group: str, field_name: str, form: str) -> str:

@@ -20,6 +20,7 @@ from spm_training.evaluate import TOLERANCES, EvaluationOptions, evaluation_scen
 from spm_training.metrics import Counts, count
 from spm_training.peers.same_map import MapOfScene, detectors, tuned_settings
 from spm_training.simulate.columns import NOISE_LEVELS, Scene
+from spm_training.tables import markdown_table
 
 __all__ = ["StageScore", "compare_detectors", "detectors_markdown", "scene_count"]
 
@@ -94,16 +95,13 @@ def scene_count(options: EvaluationOptions) -> int:
 
 def detectors_markdown(scores: Mapping[str, StageScore]) -> str:
     """The table."""
-    lines = [
-        "| detector | F1 | " + " | ".join(NOISE_LEVELS) + " | ms for a map |",
-        "|---|" + "---:|" * (2 + len(NOISE_LEVELS)),
-    ]
+    rows = []
     for name, score in scores.items():
-        cells = " | ".join(f"{score.counts[level].f1:.3f}" for level in NOISE_LEVELS)
+        levels = [f"{score.counts[level].f1:.3f}" for level in NOISE_LEVELS]
         total = sum(score.counts.values(), Counts())
-        lines.append(f"| {name} | {total.f1:.3f} | {cells} | {1e3 * score.seconds:.1f} |")
-    lines += [
-        "",
+        rows.append([name, f"{total.f1:.3f}", *levels, f"{1e3 * score.seconds:.1f}"])
+    lines = [
+        markdown_table(["detector", "F1", *NOISE_LEVELS, "ms for a map"], rows),
         "The detection stage alone, on the same confidence maps in pixels of the scan and with the same predicted spacing; σ or "
         "window, and threshold, tuned on the network's own maps of validation scenes. F1 within 0.25 of the spacing; whole "
         "pixels.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import numpy as np
 from spm_runtime.models import ModelPackage
 from spm_training.calibration_report import CalibrationReport
 from spm_training.evaluate import EVALUATION_SEED, TOLERANCES, EvaluationOptions, ImageScore
-from spm_training.files import write_atomically
 from spm_training.metrics import Counts
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS, PAPER_FAMILIES, UNSEEN_FAMILIES
+from spm_training.tables import markdown_table, write_tables
 
 __all__ = ["DIAGRAM", "Report", "Row", "Subject", "conditions", "file_stem"]
 
@@ -195,12 +194,9 @@ class Report:
         diagram
             File of the reliability diagram beside the text, shown if given.
         """
-        lines = [f"`{self.command}`", "", "| | " + " | ".join(heading for heading, _ in _COLUMNS) + " |"]
-        lines.append("|---|" + "---:|" * len(_COLUMNS))
-        for row in self.rows():
-            cells = [cell.format(**vars(row)).replace("nan", "–") for _, cell in _COLUMNS]
-            lines.append(f"| {row.group} | " + " | ".join(cells) + " |")
-        lines += ["", conditions(self.options)]
+        rows = [[row.group, *(cell.format(**vars(row)) for _, cell in _COLUMNS)] for row in self.rows()]
+        table = markdown_table(["", *(heading for heading, _ in _COLUMNS)], rows)
+        lines = [f"`{self.command}`", "", table, conditions(self.options)]
         if self.calibration is not None:
             shown = f"\n![Reliability of the scores]({diagram})\n" if diagram else ""
             lines += [shown, self.calibration.markdown().rstrip()]
@@ -222,16 +218,12 @@ class Report:
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write ``evaluation-NAME.json`` and ``.md``, with scores also ``evaluation-NAME-reliability.png``; give their paths."""
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"evaluation-{file_stem(self.subject.name)}"
-        files = [folder / f"{stem}.json", folder / f"{stem}.md"]
-        diagram = None
-        if self.calibration is not None:
-            files.append(folder / f"{stem}-{DIAGRAM}")
-            diagram = files[-1].name
-            self.calibration.reliability.picture().save(files[-1])
-        write_atomically(files[0], (json.dumps(self.document(), indent=2, allow_nan=False) + "\n").encode())
-        write_atomically(files[1], self.markdown(diagram=diagram).encode())
-        return tuple(files)
+        stem = folder / f"evaluation-{file_stem(self.subject.name)}"
+        if self.calibration is None:
+            return write_tables(stem, self.document(), self.markdown())
+        diagram = stem.with_name(f"{stem.name}-{DIAGRAM}")
+        self.calibration.reliability.picture().save(diagram)
+        return *write_tables(stem, self.document(), self.markdown(diagram=diagram.name)), diagram
 
     def card(self, folder: Path) -> str:
         """The Markdown for a model card in a folder, into which the reliability diagram goes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from spm_runtime.models import ModelPackage
+from spm_training.calibration import Reliability, reliability
+from spm_training.defects.annotated_score import RealScores
 from spm_training.defects.scenes import DEFECTS_SEED, DefectOptions
 from spm_training.defects.score import (
     BORDER_PX,
@@ -23,9 +24,9 @@ from spm_training.defects.score import (
     total_counts,
     v_measure_interval,
 )
-from spm_training.files import write_atomically
 from spm_training.report import file_stem
 from spm_training.simulate.surfaces import DEFECT_CLASSES, FAMILIES, NOISE_LEVELS, REQUIRED_DETECTABILITY
+from spm_training.tables import interval_cell, markdown_table, write_tables
 
 __all__ = ["FAINT", "DefectComparison", "DefectReport", "DefectRow", "Subject", "conditions"]
 
@@ -121,7 +122,7 @@ class DefectRow:
 _COLUMNS: tuple[tuple[str, Callable[[DefectRow], str]], ...] = (
     ("images", lambda row: str(row.images)),
     ("defects", lambda row: str(row.defects)),
-    ("F1 [95 %]", lambda row: f"{row.f1.value:.3f} [{row.f1.low:.2f}, {row.f1.high:.2f}]"),
+    ("F1 [95 %]", lambda row: interval_cell(row.f1.value, row.f1.low, row.f1.high)),
     ("P / R", lambda row: f"{row.precision:.3f} / {row.recall:.3f}"),
     ("false per empty image", lambda row: f"{row.false_per_empty:.2f}"),
     ("false per 100 nm of step (nm)", lambda row: f"{row.false_per_100_nm_step:.2f} ({row.step_nm:.0f})"),
@@ -142,11 +143,14 @@ class DefectReport:
         Which images were scored.
     scores
         One per image.
+    real
+        Scores on real scans; those of others in them are left out.
     """
 
     subject: Subject
     options: DefectOptions
     scores: Scores
+    real: Sequence[RealScores] = ()
 
     @property
     def command(self) -> str:
@@ -186,21 +190,33 @@ class DefectReport:
         """V-measure of the classes over the matched defects; NaN where the finder gives none."""
         return v_measure_interval(self.scores) if self.subject.classes else Interval(math.nan, math.nan, math.nan)
 
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """Of the scores of all marks; None for a peer, whose scores are an order, and where nothing was marked."""
+        if not self.subject.sha256 or not any(len(score.score) for score in self.scores):
+            return None
+        return reliability(
+            *(np.concatenate([getattr(one, name) for one in self.scores]) for name in ("score", "is_true"))
+        )
+
     def markdown(self) -> str:
-        """The tables with their command above them and their conditions below."""
-        lines = [f"`{self.command}`", "", "| | " + " | ".join(heading for heading, _ in _COLUMNS) + " |"]
-        lines.append("|---|" + "---:|" * len(_COLUMNS))
-        for row in self.rows.values():
-            lines.append(f"| {row.group} | " + " | ".join(_dashed(cell(row)) for _, cell in _COLUMNS) + " |")
-        lines += ["", "| class | recall | required |", "|---|---:|---:|"]
-        lines += [
-            f"| {name} | {_dashed(f'{recall:.2f}')} | {count} |" for name, (recall, count) in self.recalls.items()
+        """The tables with their command above them and their conditions below, then the real scans."""
+        figures = [[row.group, *(cell(row) for _, cell in _COLUMNS)] for row in self.rows.values()]
+        classes = [[name, f"{recall:.2f}", str(count)] for name, (recall, count) in self.recalls.items()]
+        parts = [
+            f"`{self.command}`\n",
+            markdown_table(["", *(heading for heading, _ in _COLUMNS)], figures),
+            markdown_table(["class", "recall", "required"], classes),
         ]
         v, recall = self.v_measure, total_counts(self.scores).recall
         if math.isfinite(v.value):
-            figures = f"{v.value:.3f} [{v.low:.2f}, {v.high:.2f}], at recall {recall:.2f}"
-            lines += ["", f"V-measure of the classes over the matched defects: {figures}."]
-        return "\n".join([*lines, "", conditions(self.options)]) + "\n"
+            told = f"{interval_cell(v.value, v.low, v.high)}, at recall {recall:.2f}"
+            parts.append(f"V-measure of the classes over the matched defects: {told}.\n")
+        if self.reliability is not None:
+            parts.append(self.reliability.markdown("of right marks", "marks"))
+        parts.append(conditions(self.options) + "\n")
+        parts += [one.markdown(3) for one in self._own_real]
+        return "\n".join(parts)
 
     def document(self) -> dict[str, object]:
         """The figures and what they are about, for JSON."""
@@ -216,13 +232,19 @@ class DefectReport:
                 for name, (recall, count) in self.recalls.items()
             ],
             "v_measure": _plain(vars(self.v_measure)),
+            "calibration": None if self.reliability is None else self.reliability.document(),
+            "real": [one.document() for one in self._own_real],
         }
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``evaluation-NAME.json`` and ``.md`` and give their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
         stem = f"evaluation-{file_stem(self.subject.name)}"
-        return _write(folder / stem, self.document(), self.markdown())
+        return write_tables(folder / stem, self.document(), self.markdown())
+
+    @property
+    def _own_real(self) -> list[RealScores]:
+        own = (one.of(self.subject.label) for one in self.real)
+        return [one for one in own if one.by_finder]
 
     def headline(self) -> dict[str, float]:
         """The few numbers that a package carries in its description."""
@@ -237,6 +259,7 @@ class DefectReport:
             "recall_faint_halos": self.recalls["faint dopant halos"][0],
             "recall_vacancies": self.recalls["vacancies, both kinds"][0],
             "v_measure": self.v_measure.value,
+            "calibration_error": math.nan if self.reliability is None else self.reliability.expected_error,
         }
         return {name: round(value, 4) for name, value in values.items() if math.isfinite(value)}
 
@@ -264,15 +287,18 @@ class DefectComparison:
         All of the same images.
     missing
         Why peers that exist were not run, by name.
+    real
+        Scores on real scans.
     """
 
     reports: Sequence[DefectReport]
     missing: Mapping[str, str] = field(default_factory=dict)
+    real: Sequence[RealScores] = ()
 
     def markdown(self) -> str:
         """The compact table, its conditions, what the peers are and which were not run."""
-        lines = ["| | " + " | ".join(_HEADINGS) + " |", "|---|" + "---:|" * len(_HEADINGS)]
-        lines += [f"| {report.subject.label} | " + " | ".join(_compared(report)) + " |" for report in self.reports]
+        table = markdown_table(["", *_HEADINGS], ([one.subject.label, *_compared(one)] for one in self.reports))
+        lines = [table.rstrip()]
         if self.reports:
             lines += ["", conditions(self.reports[0].options)]
         described = [(one.subject.label, one.subject.description) for one in self.reports if one.subject.description]
@@ -284,16 +310,20 @@ class DefectComparison:
             ]
             lines += [f"* {name}: {description}" for name, description in described]
         lines += ["", *(f"* {name} was not run: {why}" for name, why in self.missing.items())] if self.missing else []
+        lines += [part for one in self.real for part in ("", one.markdown().rstrip())]
         return "\n".join(lines) + "\n"
 
     def document(self) -> dict[str, object]:
         """All reports for JSON."""
-        return {"reports": [report.document() for report in self.reports], "not_run": dict(self.missing)}
+        return {
+            "reports": [report.document() for report in self.reports],
+            "not_run": dict(self.missing),
+            "real": [one.document() for one in self.real],
+        }
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``comparison-defects.json`` and ``.md`` and give their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        return _write(folder / "comparison-defects", self.document(), self.markdown())
+        return write_tables(folder / "comparison-defects", self.document(), self.markdown())
 
 
 def _compared(report: DefectReport) -> list[str]:
@@ -301,7 +331,7 @@ def _compared(report: DefectReport) -> list[str]:
     everything, subject = report.rows["all"], report.subject
     levels = [report.rows.get(f"noise: {noise}") for noise in NOISE_LEVELS]
     v, recall = report.v_measure.value, total_counts(report.scores).recall
-    classes = _dashed(f"{v:.2f}") + (f" ({recall:.2f})" if math.isfinite(v) else "")
+    classes = f"{v:.2f}" + (f" ({recall:.2f})" if math.isfinite(v) else "")
     if not subject.places:
         return ["–"] * 7 + [classes, f"{everything.seconds:.2f}"]
     empty = " / ".join("–" if row is None else f"{row.false_per_empty:.2f}" for row in levels) if subject.empty else "–"
@@ -314,7 +344,7 @@ def _compared(report: DefectReport) -> list[str]:
         f"{report.recalls['faint dopant halos'][0]:.2f}",
         f"{report.recalls['vacancies, both kinds'][0]:.2f}",
     ]
-    return [*map(_dashed, cells), classes, f"{everything.seconds:.2f}"]
+    return [*cells, classes, f"{everything.seconds:.2f}"]
 
 
 def conditions(options: DefectOptions) -> str:
@@ -369,13 +399,6 @@ def _command(what: str, options: DefectOptions) -> str:
     return " ".join(words)
 
 
-def _write(stem: Path, document: dict[str, object], markdown: str) -> tuple[Path, Path]:
-    files = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")
-    write_atomically(files[0], (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-    write_atomically(files[1], markdown.encode())
-    return files
-
-
 def _plain(values: Mapping[str, object]) -> dict[str, object]:
     """For JSON: intervals as dictionaries, None for NaN."""
     plain: dict[str, object] = {}
@@ -385,10 +408,6 @@ def _plain(values: Mapping[str, object]) -> dict[str, object]:
         else:
             plain[name] = None if isinstance(value, float) and not math.isfinite(value) else value
     return plain
-
-
-def _dashed(cell: str) -> str:
-    return cell.replace("nan", "–")
 
 
 def _noise(level: str) -> Callable[[ImageScore], bool]:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spm_runtime.errors import ParameterError
+from spm_runtime.errors import AdatomError, ParameterError
 from spm_runtime.models import ModelPackage, find_model, list_models
 from spm_runtime.session import Device
-from spm_training.defects.annotated import annotated_markdown, read_annotated_scans, score_annotated_scans
+from spm_training.calibration import write_knots
+from spm_training.defects.annotated import AnnotatedSet, read_annotated_scans, spiepy_set
+from spm_training.defects.annotated_score import RealScores, score_annotated_set
+from spm_training.defects.calibrate import fit_defects
 from spm_training.defects.evaluate import Finder, Oracle, evaluate_all, package_finder
 from spm_training.defects.report import DefectComparison, DefectReport, Subject
 from spm_training.defects.scenes import DefectOptions
-from spm_training.files import write_atomically
 from spm_training.peers.defects import DefectTuning, make_peers
+from spm_training.tables import write_tables
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["DefectOptions", "chosen_families", "named_packages", "run_defects"]
+__all__ = ["DefectOptions", "chosen_families", "named_packages", "run_calibration", "run_defects"]
 
 #: Opens a progress bar of so many steps with a title.
 Bar = Callable[[int, str], AbstractContextManager["tqdm[Any]"]]
@@ -97,7 +100,7 @@ def run_defects(
     peers
         Score the peers beside them, tuned on scenes of the validation split.
     real
-        Folder of annotated scans (`spm_training.defects.annotated`), or None.
+        Folder of annotated scans (`spm_training.defects.annotated`) beside those of SPIEPy, or None.
     device
         Where the runtime computes.
     bar
@@ -114,7 +117,7 @@ def run_defects(
     """
     if not packages and not peers:
         raise ParameterError("NAME: no package of the task 'defects', and no --peers; expected either. Name a package.")
-    annotated = [] if real is None else read_annotated_scans(real)  # before the first hour is spent
+    annotated = _annotated_sets(real, say)  # before the first hour is spent
     subjects = {package.name: Subject.of(package) for package in packages}
     finders: dict[str, Finder] = {package.name: package_finder(package, device) for package in packages}
     oracles: dict[str, Oracle] = {}
@@ -128,23 +131,79 @@ def run_defects(
             )
             for one in found.described
         }
-    if annotated:
-        with bar(len(annotated) * len(finders), "real scans") as progress:
-            real_scores = score_annotated_scans(finders, annotated, on_image=_step(progress))
-        table = annotated_markdown(real_scores, {name: subjects[name].label for name in finders})
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "real-defects.md", table.encode())
-        say(f"Real annotated scans\n\n{table}\nwritten: {out / 'real-defects.md'}\n")
+    scored = {subjects[name].label: finder for name, finder in finders.items()}
+    told = [subjects[package.name].label for package in packages]
+    with bar(sum(_count(one, scored, told) for one in annotated), "real scans") as progress:
+        tables = [score_annotated_set(one, scored, without_size=told, on_image=_step(progress)) for one in annotated]
+    _write_real(tables, out, say)
     if not options.images:
         return
     with bar(options.total * (len(finders) + len(oracles)), "simulated images") as progress:
         scores = evaluate_all(finders, options, oracles=oracles, on_image=_step(progress))
-    reports = [DefectReport(subject, options, scores[name]) for name, subject in subjects.items()]
+    reports = [DefectReport(subject, options, scores[name], tables) for name, subject in subjects.items()]
     for report in reports:
         say(f"{report.subject.label}\n\n{report.markdown()}\nwritten: {', '.join(map(str, report.save(out)))}\n")
     if len(reports) > 1:
-        comparison = DefectComparison(reports, missing)
+        comparison = DefectComparison(reports, missing, tables)
         say(f"Comparison\n\n{comparison.markdown()}\nwritten: {', '.join(map(str, comparison.save(out)))}\n")
+
+
+def run_calibration(
+    packages: Sequence[ModelPackage], options: DefectOptions, knots: Path, *, device: Device, bar: Bar, say: Say
+) -> None:
+    """Fit score to probability on scenes of the validation split, print what it does and write the knots.
+
+    Parameters
+    ----------
+    packages
+        One package of the task ``defects``, exported without a calibration.
+    options
+        Which scenes.
+    knots
+        JSON file that ``spm-train export --calibration`` reads.
+    device
+        Where the runtime computes.
+    bar
+        Opens a progress bar.
+    say
+        Prints.
+
+    Raises
+    ------
+    ParameterError
+        If there is not one package, or it is calibrated already.
+    """
+    if len(packages) != 1:
+        raise ParameterError(f"--fit-calibration: {len(packages)} packages; expected one. Name one at a time.")
+    with bar(options.total, "calibrating") as progress:
+        fitted = fit_defects(packages[0], options, device, on_image=_step(progress))
+    write_knots(knots, *fitted.knots)
+    say(f"{fitted.markdown()}\n{len(fitted.knots[0])} knots written: {knots}")
+
+
+def _annotated_sets(real: Path | None, say: Say) -> list[AnnotatedSet]:
+    """SPIEPy's images and the scans of a folder."""
+    own = []
+    if real is not None:
+        own.append(AnnotatedSet("folder", f"Real scans: {real.name}", "", read_annotated_scans(real)))
+    try:
+        return [spiepy_set(), *own]
+    except AdatomError as error:
+        say(f"The images of SPIEPy are not scored: {error}\n")
+        return own
+
+
+def _count(annotated: AnnotatedSet, finders: Mapping[str, Finder], told: Sequence[str]) -> int:
+    """How many images `score_annotated_set` looks at."""
+    return len(annotated.scans) * (len(finders) + (len(told) if annotated.size_is_told else 0))
+
+
+def _write_real(tables: Sequence[RealScores], out: Path, say: Say) -> None:
+    if not tables:
+        return
+    text = "\n".join(one.markdown() for one in tables)
+    files = write_tables(out / "real-defects", {"sets": [one.document() for one in tables]}, text)
+    say(f"{text}\nwritten: {', '.join(map(str, files))}\n")
 
 
 def _step(progress: tqdm[Any]) -> Callable[[object], object]:

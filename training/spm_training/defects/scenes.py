@@ -55,16 +55,24 @@ def evaluation_scenes(options: DefectOptions) -> Iterator[Shown]:
     return _scenes(options, Split.EVALUATION)
 
 
-def validation_scenes(options: DefectOptions) -> Iterator[Shown]:
-    """Like `evaluation_scenes`, but of the validation split: what may be looked at to tune or to calibrate."""
-    return _scenes(options, Split.VALIDATION)
+def validation_scenes(options: DefectOptions, *, first: int = 0) -> Iterator[Shown]:
+    """Like `evaluation_scenes`, but of the validation split: what may be looked at to tune or to calibrate.
+
+    Parameters
+    ----------
+    options
+        Which images.
+    first
+        So many images of every noise level are passed over, a multiple of the number of families: the others are new.
+    """
+    return _scenes(options, Split.VALIDATION, first)
 
 
-def _scenes(options: DefectOptions, split: Split) -> Iterator[Shown]:
+def _scenes(options: DefectOptions, split: Split, first: int = 0) -> Iterator[Shown]:
     count = len(options.families)
     for empty in (False, True):
         for level, noise in enumerate(NOISE_LEVELS):
-            for index in range(options.images):
+            for index in range(first, first + options.images):
                 # Every level begins with another family, so that few images show all of them.
                 turn = index + level * options.images
                 family = options.families[turn % count]

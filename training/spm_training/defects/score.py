@@ -62,6 +62,8 @@ def judge_defects(
     true_yx_px: NDArray[np.float64],
     tolerance: NDArray[np.float64],
     required: NDArray[np.bool_],
+    *,
+    score: NDArray[np.floating] | None = None,
 ) -> Judgement:
     """Match marks with defects, the required ones first.
 
@@ -75,25 +77,35 @@ def judge_defects(
         ``(M,)`` largest distance of a pair in pixels, inclusive.
     required
         ``(M,)`` whether a finder must report the defect.
+    score
+        ``(N,)`` in [0, 1]: where several marks can answer a defect the one with the best score does, instead of the nearest. A
+        mark is then right as it would be without all marks of lower score.
     """
     found = np.asarray(found_yx_px, np.float64).reshape(-1, 2)
     truth = np.asarray(true_yx_px, np.float64).reshape(-1, 2)
+    value = None if score is None else np.asarray(score, np.float64)
     must, may = np.flatnonzero(required), np.flatnonzero(~np.asarray(required, bool))
-    first = _pairs(found, truth[must], tolerance[must])
+    first = _pairs(found, truth[must], tolerance[must], value)
     pairs = Matches(first.found, must[first.truth], first.distance_px)
     rest = np.setdiff1d(np.arange(len(found)), pairs.found)
-    forgiven = rest[_pairs(found[rest], truth[may], tolerance[may]).found]
+    forgiven = rest[_pairs(found[rest], truth[may], tolerance[may], None if value is None else value[rest]).found]
     return Judgement(pairs, forgiven, np.setdiff1d(rest, forgiven), np.setdiff1d(must, pairs.truth))
 
 
-def _pairs(found: NDArray[np.float64], truth: NDArray[np.float64], tolerance: NDArray[np.float64]) -> Matches:
+def _pairs(
+    found: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    tolerance: NDArray[np.float64],
+    score: NDArray[np.float64] | None,
+) -> Matches:
     if not len(found) or not len(truth):
         return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     distance = cdist(found, truth)
     possible = distance <= tolerance
-    # Dearer than any set of pairs, so that no pair is given up for shorter distances.
-    absent = (min(distance.shape) + 1) * float(tolerance.max())
-    rows, columns = linear_sum_assignment(np.where(possible, distance, absent))
+    price = distance if score is None else np.broadcast_to(1.0 - score[:, None], distance.shape)
+    # Dearer than any set of pairs, so that no pair is given up for shorter distances or better scores.
+    absent = (min(distance.shape) + 1) * float(price.max(where=possible, initial=1.0))
+    rows, columns = linear_sum_assignment(np.where(possible, price, absent))
     paired = possible[rows, columns]
     rows, columns = rows[paired].astype(np.int64), columns[paired].astype(np.int64)
     return Matches(rows, columns, distance[rows, columns])
@@ -153,6 +165,9 @@ class ImageScore:
         Length of the steps in the image (`step_length_px`).
     seconds
         Time of the finder.
+    score, is_true
+        ``(K,)`` scores of the judged marks and whether each is right; marks that answer no required defect but another one are
+        left out.
     """
 
     family: str
@@ -166,6 +181,8 @@ class ImageScore:
     false_at_steps: int
     step_nm: float
     seconds: float
+    score: NDArray[np.float64]
+    is_true: NDArray[np.bool_]
 
     @property
     def hit(self) -> NDArray[np.bool_]:
@@ -209,6 +226,7 @@ def score_scene(
     last = np.asarray(scene.image.shape, np.float64) - 1
     yx = truth.yx_px[chosen]
     wrong = found.yx_px[judged.wrong]
+    kept = np.setdiff1d(np.arange(len(found)), judged.forgiven)
     return ImageScore(
         family=scene.family,
         noise=noise,
@@ -223,6 +241,8 @@ def score_scene(
         false_at_steps=int(near_step(wrong, scene.steps, pixel).sum()),
         step_nm=step_length_px(scene.steps) * pixel,
         seconds=seconds,
+        score=np.asarray(found.score, np.float64)[kept],
+        is_true=np.isin(kept, judged.pairs.found),
     )
 
 
@@ -278,8 +298,11 @@ def f1_interval(counts: Sequence[Counts], *, samples: int = 1000, seed: int = 0)
 
     Returns
     -------
-    The figure of all parts, and the percentiles 2.5 and 97.5 of the draws in which there is anything to count.
+    The figure of all parts, and the percentiles 2.5 and 97.5 of the draws in which there is anything to count; all NaN without
+    parts.
     """
+    if not counts:
+        return Interval(float("nan"), float("nan"), float("nan"))
     table = np.array([(2 * one.true_positive, one.false_positive + one.false_negative) for one in counts], np.float64)
     drawn = np.random.default_rng(seed).integers(len(table), size=(samples, len(table)))
     twice, off = table[drawn].sum(axis=1).T
