@@ -34,7 +34,15 @@ from spm_training.recipe import Recipe, load_recipe, recipe_names
 from spm_training.run import RunFolder
 from spm_training.tasks import task_of
 
-__all__ = ["ExportOptions", "Exported", "check_against_torch", "evaluation_of", "export_run"]
+__all__ = [
+    "ExportOptions",
+    "Exported",
+    "attach",
+    "check_against_torch",
+    "evaluation_of",
+    "export_run",
+    "write_test_tensors",
+]
 
 #: Largest difference between torch and the runtime, relative to the output's largest value where that exceeds 1.
 TORCH_TOLERANCE = 1e-4
@@ -175,8 +183,8 @@ def _make(
         graph.calibrate(options.calibration)
     identity = f"{task.recipe.name}@{options.version}"
     (folder / FILES["weights"]).write_bytes(to_onnx(graph, identity=identity, half=options.half))
-    _write_test_tensors(graph, torch.from_numpy(task.test_image()), folder)
-    entries = {name: _attach(one, name, folder, identity) for name, one in further.networks.items()}
+    write_test_tensors(graph, torch.from_numpy(task.test_image()), folder)
+    entries = {name: attach(one, name, folder, identity) for name, one in further.networks.items()}
     unscored = "Not scored. `spm-train evaluate` scores it.\n"
     description = Description(task, graph, options.version, training, {}, unscored, 0.0, entries, further.settings)
     description.write(folder)
@@ -234,11 +242,11 @@ def _trained_graph(run: RunFolder, *, half: bool) -> tuple[MapsGraph, dict[str, 
     return graph, training
 
 
-def _attach(one: Attachment, name: str, folder: Path, identity: str) -> dict[str, Any]:
+def attach(one: Attachment, name: str, folder: Path, identity: str) -> dict[str, Any]:
     """Write a further network with its test tensors into a package; its entry for the description."""
     weights = f"{name}.onnx"
     (folder / weights).write_bytes(to_onnx(one.graph, identity=f"{identity}/{name}", half=one.half))
-    files = _write_test_tensors(one.graph, one.tensor, folder, prefix=f"{name}_")
+    files = write_test_tensors(one.graph, one.tensor, folder, prefix=f"{name}_")
     entries = [{"id": tensor, "test_tensor": file_entry(folder, file)} for tensor, file in files.items()]
     return {
         **file_entry(folder, weights), "inputs": entries[:1], "outputs": entries[1:], "training": dict(one.training)
@@ -290,7 +298,7 @@ def check_against_torch(graph: ExportGraph, package: ModelPackage, inputs: Itera
     return worst
 
 
-def _write_test_tensors(graph: ExportGraph, tensor: Tensor, folder: Path, *, prefix: str = "") -> dict[str, str]:
+def write_test_tensors(graph: ExportGraph, tensor: Tensor, folder: Path, *, prefix: str = "") -> dict[str, str]:
     """Write an input and what the network says of it; the files by the names of the tensors, the input first."""
     with torch.no_grad():
         outputs = graph.named(tensor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from spm_training.data import Split
 from spm_training.files import write_atomically
 from spm_training.networks.ae1 import MARGIN_PX, SIDE_PX, Ae1
 from spm_training.networks.ae2 import Ae2
+from spm_training.recipe import Recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.surfaces import DEFECT_CLASSES
 from spm_training.tasks.patches import Ae2Task, SurfaceCrops
 
-__all__ = ["StageOne", "StageTwo", "stage_one", "stage_two", "target_clusters"]
+__all__ = ["StageOne", "StageTwo", "learn_stage_one", "stage_one", "stage_two", "target_clusters"]
 
 #: Images of either split, and windows of each, from which the clusters are learned.
 STAGE_ONE_IMAGES, WINDOWS_PER_IMAGE = 64, 256
@@ -109,7 +110,25 @@ def stage_one(run: RunFolder, network: Ae1, *, images: int = STAGE_ONE_IMAGES) -
 
 
 def _learn_one(run: RunFolder, network: Ae1, images: int) -> StageOne:
-    recipe = run.recipe()
+    return learn_stage_one(run.recipe(), network, images)
+
+
+def learn_stage_one(recipe: Recipe, network: Ae1, images: int, *, more: Sequence[NDArray[np.float32]] = ()) -> StageOne:
+    """Clusters of a network's latents of simulated images, and of further ones where there are any.
+
+    Parameters
+    ----------
+    recipe
+        Which images are simulated.
+    network
+        With context, in evaluation mode.
+    images
+        Images of the training split for the clusters, and of the validation split for the novelty; no more than the pool of the
+        recipe has.
+    more
+        Further images ``(H + 14, W + 14)`` in [0, 1] with their context, for both. Nobody knows their defects, so they have no
+        say in which clusters are those of defects.
+    """
     count = min(images, recipe.data.pool)
     rng = np.random.default_rng(recipe.training.seed)
     latents, on_defect = [], []
@@ -120,12 +139,15 @@ def _learn_one(run: RunFolder, network: Ae1, images: int) -> StageOne:
         chosen = rng.choice(len(latent), min(len(latent), WINDOWS_PER_IMAGE), replace=False)
         latents.append(latent[chosen])
         on_defect.append(_lies_on(middle[chosen], surface.yx_px, surface.radius_px))
-    every = np.concatenate(latents)
-    clusters = fit_clusters(every, seed=recipe.training.seed)
+    known = np.concatenate(latents)
+    others = [_windows(network, image)[0] for image in more]
+    for latent in others:
+        latents.append(latent[rng.choice(len(latent), min(len(latent), WINDOWS_PER_IMAGE), replace=False)])
+    clusters = fit_clusters(np.concatenate(latents), seed=recipe.training.seed)
     layer = ClustersLayer(clusters)
-    label = layer(torch.from_numpy(every))[0][:, 0].numpy().astype(np.int64)
+    label = layer(torch.from_numpy(known))[0][:, 0].numpy().astype(np.int64)
     targets = target_clusters(label, np.concatenate(on_defect), len(clusters.centres))
-    typical = []
+    typical = [float(layer(torch.from_numpy(latent))[1].median()) for latent in others]
     crops = SurfaceCrops(recipe, Split.VALIDATION, MARGIN_PX)
     for number in range(count):
         latent, _ = _windows(network, crops.surface(number).image)
@@ -155,7 +177,7 @@ def target_clusters(label: NDArray[np.int64], on_defect: NDArray[np.bool_], clus
 
 
 @torch.no_grad()
-def _windows(network: Ae1, image: NDArray[np.float16]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _windows(network: Ae1, image: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Latents ``(N, D)`` of all windows of an image at the pipeline's stride, and their middles ``(N, 2)`` in the image."""
     tensor = torch.from_numpy(np.clip(image.astype(np.float32), 0, 1))
     found = network.encode_image(tensor[None, None], STRIDE_PX)[0]

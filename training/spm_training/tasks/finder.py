@@ -23,7 +23,7 @@ from spm_training.simulate.surfaces import DEFECT_CLASSES
 from spm_training.simulate.surfaces.working import draw_working_surface, in_working_pixels
 from spm_training.tasks._task import stacked
 
-__all__ = ["FinderBatch", "FinderCrops", "FinderTask", "finder_loss"]
+__all__ = ["FinderBatch", "FinderCrops", "FinderSurface", "FinderTask", "finder_loss"]
 
 #: One image in so many has no defects: silence is learned there.
 _EMPTY = 10
@@ -80,6 +80,10 @@ def _simulated(
         scene.required,
         surface.pixel_size_nm or scene.pixel_size_nm,
     )
+
+
+#: For other modules; images in the cache are stored under the private name.
+FinderSurface = _Surface
 
 
 class FinderBatch(NamedTuple):
@@ -142,9 +146,16 @@ class FinderCrops(Dataset[Any]):
             (options.detectability_min, options.detectability_max),
         )
         rng = rng_for(self.recipe.training.seed, self.split, epoch + 1, index)
-        side, most = data.crop_px, options.image_px - data.crop_px
+        return self.cut(surface, rng, (options.image_px, options.image_px))
+
+    def cut(self, surface: FinderSurface, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        """A sample from anywhere in an image of this shape, no smaller than a crop: as `__getitem__` returns it."""
+        side = self.recipe.data.crop_px
         # Beyond the frame on purpose: a fifth of the crops shows a border of the image.
-        y, x = (int(np.clip(start, 0, most)) for start in rng.integers(-most // 8 - 1, most + most // 8 + 2, size=2))
+        y, x = (
+            int(np.clip(rng.integers(-most // 8 - 1, most + most // 8 + 2), 0, most))
+            for most in (length - side for length in shape)
+        )
         maps = surface.maps[:, y : y + side, x : x + side].astype(np.float32)
         steps = surface.steps[y : y + side, x : x + side]
         yx = surface.yx_px - (y, x)
@@ -162,7 +173,7 @@ class FinderCrops(Dataset[Any]):
             torch.tensor(max(_TOLERANCE_NM / surface.pixel_size_nm, 3.0), dtype=torch.float32),
         )
 
-    def _seen(self, maps: NDArray[np.float32], surface: _Surface, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _seen(self, maps: NDArray[np.float32], surface: FinderSurface, rng: np.random.Generator) -> NDArray[np.float32]:
         """``(C, H, W)`` input; now and then a training image has no calibration."""
         unknown = rng.random(2) < (_UNCALIBRATED if self.split is Split.TRAIN else 0.0)
         log_pixel = float(np.log(surface.pixel_size_nm / PIXEL_UNIT_NM))
