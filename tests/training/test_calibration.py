@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spm_training.calibration import MAX_KNOTS, coverage, fit_calibration, pixel_locking, reliability, write_knots
-from spm_training.graphs import read_calibration
+from spm_runtime.models import find_model
+from spm_training.calibration import (
+    MAX_KNOTS,
+    coverage,
+    fit_calibration,
+    knots_of,
+    on_top_of,
+    pixel_locking,
+    reliability,
+    write_knots,
+)
+from spm_training.graphs import Calibration, read_calibration
 
 
 def test_honest_scores_lie_on_the_diagonal(rng):
@@ -105,6 +115,41 @@ def test_knots_are_few_and_ascend(seed, count, power):
 def test_scores_that_tell_nothing_cannot_be_calibrated():
     with pytest.raises(ValueError, match="right from wrong"):
         fit_calibration(np.linspace(0, 1, 500), np.ones(500, bool))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_a_second_fit_on_top_of_a_first_is_one_map(seed):
+    random = np.random.default_rng(seed)
+
+    def knots(count):
+        inner = np.sort(random.choice(np.arange(1, 20), (2, count)), axis=1)
+        inner = np.unique(inner[0]), np.unique(inner[1])
+        size = min(map(len, inner))
+        return tuple(np.r_[0.0, one[:size] / 20, 1.0] for one in inner)
+
+    first, second = knots(6), knots(6)
+    x, y = on_top_of(first, second)
+    assert len(x) <= MAX_KNOTS + 2
+    Calibration(tuple(x), tuple(y))
+    score = np.linspace(0, 1, 400)
+    np.testing.assert_allclose(np.interp(score, x, y), np.interp(np.interp(score, *first), *second), atol=0.03)
+    assert on_top_of(None, second) is second
+
+
+def test_many_knots_become_few_that_say_nearly_the_same():
+    bent = np.linspace(0, 1, 18)
+    first, second = (bent, bent**2), (bent, bent**0.7)
+    x, y = on_top_of(first, second)
+    assert len(x) == MAX_KNOTS + 2
+    score = np.linspace(0, 1, 400)
+    np.testing.assert_allclose(np.interp(score, x, y), np.interp(np.interp(score, *first), *second), atol=0.01)
+
+
+def test_a_package_knows_its_calibration():
+    shipped = knots_of(find_model("atoms"))
+    assert shipped is not None
+    Calibration(*map(tuple, shipped))
 
 
 def test_the_exporter_reads_the_knots(tmp_path, rng):

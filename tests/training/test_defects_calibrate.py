@@ -117,28 +117,38 @@ def call(monkeypatch, capsys, *words):
     return end.value.code or 0, out, err
 
 
-def test_from_a_package_to_knots_to_a_calibrated_package(finder_run, package, monkeypatch, capsys, tmp_path, told):
+def test_from_a_package_to_knots_to_a_calibrated_package_and_once_more(
+    finder_run, package, monkeypatch, capsys, tmp_path, told
+):
     """The finder is a second old: its marks are replaced by those of a known curve, all else is what a user runs."""
-    images = iter(told)
-    monkeypatch.setattr("spm_training.defects.calibrate.marks_told", lambda *_: next(images))
-    knots = tmp_path / "new" / "knots.json"
-    words = ("--images", 40, "--side-px", 32, "--family", "tmd", "--fit-calibration", knots)
-    code, out, err = call(monkeypatch, capsys, "evaluate", package, *words)
-    assert code == 0, err
-    assert "Best mean F1 of the noise levels" in out
-    assert "knots written" in out
-    calibration = read_calibration(knots)
-    assert np.interp(0.5, calibration.raw, calibration.probability) == pytest.approx(0.6, abs=0.08)
+
+    def fit(one, file):
+        images = iter(told)
+        monkeypatch.setattr("spm_training.defects.calibrate.marks_told", lambda *_: next(images))
+        words = ("--images", 40, "--side-px", 32, "--family", "tmd", "--fit-calibration", file)
+        code, out, err = call(monkeypatch, capsys, "evaluate", one, *words)
+        assert code == 0, err
+        assert "Best mean F1 of the noise levels" in out
+        assert "knots written" in out
+        return read_calibration(file), out
+
+    first, out = fit(package, tmp_path / "new" / "knots.json")
+    assert "the package's own calibration included" not in out
+    assert np.interp(0.5, first.raw, first.probability) == pytest.approx(0.6, abs=0.08)
     folder = tmp_path / "calibrated"
     code, _, err = call(
-        monkeypatch, capsys, "export", finder_run.path, "--to", folder, "--calibration", knots, "--no-evaluate"
-    )
+        monkeypatch, capsys, "export", finder_run.path, "--to", folder, "--no-evaluate",
+        "--calibration", tmp_path / "new" / "knots.json",
+    )  # fmt: skip
     assert code == 0, err
     before, after = (load_package(one).test_tensors()[1]["presence"] for one in (package, folder))
-    np.testing.assert_allclose(after, np.interp(before, calibration.raw, calibration.probability), atol=1e-3)
-    code, _, err = call(monkeypatch, capsys, "evaluate", folder, *words)
-    assert code == 2
-    assert "is calibrated already" in err
+    np.testing.assert_allclose(after, np.interp(before, first.raw, first.probability), atol=1e-3)
+    # The same marks again, as scores of the calibrated package: the new knots are those of the network, both in one.
+    both, out = fit(folder, tmp_path / "both.json")
+    assert "the package's own calibration included" in out
+    raw = np.linspace(0.1, 0.95, 30)
+    twice = np.interp(np.interp(raw, first.raw, first.probability), first.raw, first.probability)
+    np.testing.assert_allclose(np.interp(raw, both.raw, both.probability), twice, atol=0.04)
 
 
 def test_a_finder_that_tells_nothing_is_refused(package, monkeypatch, capsys, tmp_path):
@@ -150,12 +160,6 @@ def test_a_finder_that_tells_nothing_is_refused(package, monkeypatch, capsys, tm
     assert code == 2
     assert "right from wrong" in err
     assert not file.exists()
-
-
-def test_atoms_that_are_calibrated_are_refused_too(package, monkeypatch, capsys, tmp_path):
-    code, _, err = call(monkeypatch, capsys, "evaluate", "atoms", "--fit-calibration", tmp_path / "knots.json")
-    assert code == 2
-    assert "is calibrated already" in err
 
 
 def test_one_package_at_a_time(monkeypatch):

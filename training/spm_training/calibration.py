@@ -27,17 +27,22 @@ from spm_training.files import write_atomically
 __all__ = [
     "MAX_KNOTS",
     "Coverage",
+    "Knots",
     "Locking",
     "Reliability",
     "coverage",
     "fit_calibration",
     "fit_package",
     "joined",
+    "knots_of",
+    "on_top_of",
     "pixel_locking",
-    "refuse_calibrated",
     "reliability",
     "write_knots",
 ]
+
+#: Scores and probabilities, both strictly ascending, of a piecewise-linear map that is constant beyond its ends.
+Knots = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 #: Most knots of a fitted calibration.
 MAX_KNOTS = 16
@@ -236,9 +241,7 @@ def pixel_locking(yx_px: ArrayLike, *, bins: int = 10) -> Locking:
     return Locking(len(values), expected * float(np.sum(deviation**2)) / (bins - 1), float(np.abs(deviation).max()))
 
 
-def fit_calibration(
-    scores: ArrayLike, is_true: ArrayLike, *, bins: int = 60
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fit_calibration(scores: ArrayLike, is_true: ArrayLike, *, bins: int = 60) -> Knots:
     """Fit the monotone map from raw score to probability.
 
     Parameters
@@ -296,8 +299,8 @@ def fit_package(
     device: Device = "cpu",
     *,
     on_image: Callable[[object], object] | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`fit_calibration` of a package that was exported without one, on scenes of the validation split.
+) -> Knots:
+    """`fit_calibration` of a package on scenes of the validation split, on top of the one that it was exported with.
 
     Parameters
     ----------
@@ -313,9 +316,8 @@ def fit_package(
     Raises
     ------
     ParameterError
-        If the package is calibrated already, or does not tell right from wrong.
+        If the package does not tell right from wrong.
     """
-    refuse_calibrated(package)
     finder = package_finder(package, device, params={"filter_lower_bound": _LOWEST_SCORE})
     told: list[Detections] = []
     for noise, scene in validation_scenes(options):
@@ -325,25 +327,49 @@ def fit_package(
             on_image(score)
     every = joined(told)
     try:
-        return fit_calibration(every.score, every.is_true)
+        return on_top_of(knots_of(package), fit_calibration(every.score, every.is_true))
     except ValueError as error:
         raise ParameterError(f"{package.folder}: {error}. Train it longer, or take more --images.") from error
 
 
-def refuse_calibrated(package: ModelPackage) -> None:
-    """Raise where the scores of a package are probabilities already.
+def knots_of(package: ModelPackage) -> Knots | None:
+    """The calibration that a package was exported with, from the network's score to probability; None where there is none."""
+    description = yaml.safe_load((package.folder / "rdf.yaml").read_text(encoding="utf-8"))
+    found = description["config"]["spm"].get("calibration")
+    return None if found is None else (np.array(found["raw"], np.float64), np.array(found["probability"], np.float64))
 
-    Raises
-    ------
-    ParameterError
-        If they are: knots for them would not fit the network, which is what `spm-train export` gives them to.
+
+def on_top_of(first: Knots | None, second: Knots) -> Knots:
+    """Knots from the network's score to probability, for `spm-train export`, from those that were fitted to a package's scores.
+
+    A pipeline that looks at an image from several sides averages probabilities, which are then not quite what the first fit made
+    them; the second one mends that.
+
+    Parameters
+    ----------
+    first
+        `knots_of` the package.
+    second
+        Fitted to its scores.
+
+    Returns
+    -------
+    At most two more than `MAX_KNOTS`: of those of both the ones without which the map changes most.
     """
-    file = package.folder / "rdf.yaml"
-    if "calibration" in yaml.safe_load(file.read_text(encoding="utf-8"))["config"]["spm"]:
-        raise ParameterError(
-            f"--fit-calibration: {package.folder} is calibrated already; expected a package whose scores are the network's own. "
-            "Export its run without --calibration and name that package."
-        )
+    if first is None:
+        return second
+    between = np.interp(second[0], first[1], first[0])
+    # Knots nearer to each other than this would make a ramp too steep for float32.
+    x = np.union1d(first[0], between)
+    x = x[np.r_[True, np.diff(x) > _LEAST_GAP]]
+    y = np.interp(np.interp(x, *first), *second)
+    rises = np.r_[True, np.diff(y) > 1e-9]
+    x, y = x[rises], y[rises]
+    while len(x) > MAX_KNOTS + 2:
+        line = y[:-2] + (y[2:] - y[:-2]) * (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
+        least = 1 + int(np.argmin(np.abs(line - y[1:-1])))
+        x, y = np.delete(x, least), np.delete(y, least)
+    return x, y
 
 
 def write_knots(file: Path, knots_x: NDArray[np.float64], knots_y: NDArray[np.float64]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import ModelPackage
 from spm_runtime.session import Device
-from spm_training.calibration import Reliability, fit_calibration, refuse_calibrated, reliability
+from spm_training.calibration import Knots, Reliability, fit_calibration, knots_of, on_top_of, reliability
 from spm_training.defects.evaluate import Finder, package_finder
 from spm_training.defects.scenes import DefectOptions, Shown, scan_of, validation_scenes
 from spm_training.defects.score import judge_defects, tolerance_px
@@ -23,7 +23,7 @@ from spm_training.tables import markdown_table
 
 __all__ = ["DefectCalibration", "ThresholdRow", "ToldMarks", "fit_defects", "marks_told", "with_ends"]
 
-#: Marks of lower scores are not looked at: the background has hundreds of them.
+#: Marks of lower scores of the network are not looked at: the background has hundreds of them.
 LOWEST_SCORE = 0.1
 #: Few marks are high: every bin of the fit has as few as may be.
 _BINS = 10_000
@@ -31,8 +31,6 @@ _BINS = 10_000
 _LEAST_DOUBT = 1e-3
 #: Probabilities at which the figures are given.
 _BOUNDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-
-Knots = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +99,10 @@ class DefectCalibration:
         What was said of the scenes, in their order.
     lower_bound
         The package's own bound, a score.
+    lowest
+        Marks of lower scores say nothing here.
+    known
+        The calibration that the package has already.
 
     Raises
     ------
@@ -110,11 +112,18 @@ class DefectCalibration:
 
     images: Sequence[ToldMarks]
     lower_bound: float
+    lowest: float = LOWEST_SCORE
+    known: Knots | None = None
 
     @cached_property
     def knots(self) -> Knots:
-        """Scores and probabilities, both strictly ascending from 0 to 1."""
-        return _fit(self.images)
+        """From the scores of the package to probabilities, both strictly ascending from 0 to 1."""
+        return self._fit(self.images)
+
+    @property
+    def network_knots(self) -> Knots:
+        """From the scores of the network, for an export."""
+        return on_top_of(self.known, self.knots)
 
     @cached_property
     def before(self) -> Reliability:
@@ -129,7 +138,7 @@ class DefectCalibration:
         parts = []
         for fitted, judged in (halves, halves[::-1]):
             score, is_true = self._reported(judged)
-            parts.append((np.interp(score, *_fit(fitted)), is_true))
+            parts.append((np.interp(score, *self._fit(fitted)), is_true))
         return reliability(*(np.concatenate(both) for both in zip(*parts, strict=True)))
 
     @cached_property
@@ -167,6 +176,11 @@ class DefectCalibration:
             f"{best.raw:.3f}), with {best.false_per_empty:.2f} false marks in an image without defects.\n"
         )
 
+    def _fit(self, images: Sequence[ToldMarks]) -> Knots:
+        score, is_true = (np.concatenate([getattr(one, name) for one in images]) for name in ("score", "is_true"))
+        kept = score >= self.lowest
+        return with_ends(*fit_calibration(score[kept], is_true[kept], bins=_BINS))
+
     def _reported(self, images: Sequence[ToldMarks]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         score, is_true = (np.concatenate([getattr(one, name) for one in images]) for name in ("score", "is_true"))
         kept = score >= self.lower_bound
@@ -197,7 +211,7 @@ def fit_defects(
     *,
     on_image: Callable[[object], object] | None = None,
 ) -> DefectCalibration:
-    """Calibrate a package that was exported without a calibration.
+    """Calibrate a package, on top of the calibration that it was exported with.
 
     Parameters
     ----------
@@ -213,17 +227,18 @@ def fit_defects(
     Raises
     ------
     ParameterError
-        If the package is calibrated already, or does not tell right from wrong.
+        If the package does not tell right from wrong.
     """
-    refuse_calibrated(package)
+    known = knots_of(package)
+    lowest = LOWEST_SCORE if known is None else float(np.interp(LOWEST_SCORE, *known))
     lower_bound = package.parameters["lower_bound"].default
-    finder = package_finder(package, device, params={"lower_bound": min(LOWEST_SCORE, lower_bound), "unexplained": 0})
+    finder = package_finder(package, device, params={"lower_bound": min(lowest, lower_bound), "unexplained": 0})
     images = []
     for shown in validation_scenes(options):
         images.append(marks_told(finder, shown))
         if on_image is not None:
             on_image(images[-1])
-    done = DefectCalibration(images, lower_bound)
+    done = DefectCalibration(images, lower_bound, lowest, known)
     try:
         _ = done.knots, done.after
     except ValueError as error:
@@ -255,9 +270,3 @@ def with_ends(knots_x: NDArray[np.float64], knots_y: NDArray[np.float64]) -> Kno
     """
     inner = _LEAST_DOUBT + (1 - 2 * _LEAST_DOUBT) * knots_y
     return np.r_[0.0, knots_x, 1.0], np.r_[0.0, inner, 1.0]
-
-
-def _fit(images: Sequence[ToldMarks]) -> Knots:
-    score, is_true = (np.concatenate([getattr(one, name) for one in images]) for name in ("score", "is_true"))
-    kept = score >= LOWEST_SCORE
-    return with_ends(*fit_calibration(score[kept], is_true[kept], bins=_BINS))

@@ -156,7 +156,7 @@ def run_calibration(
     Parameters
     ----------
     packages
-        One package of the task ``defects``, exported without a calibration.
+        One package of the task ``defects``; where it is calibrated already, the knots do both at once.
     options
         Which scenes.
     knots
@@ -171,14 +171,16 @@ def run_calibration(
     Raises
     ------
     ParameterError
-        If there is not one package, or it is calibrated already.
+        If there is not one package, or it does not tell right from wrong.
     """
     if len(packages) != 1:
         raise ParameterError(f"--fit-calibration: {len(packages)} packages; expected one. Name one at a time.")
     with bar(options.total, "calibrating") as progress:
         fitted = fit_defects(packages[0], options, device, on_image=_step(progress))
-    write_knots(knots, *fitted.knots)
-    say(f"{fitted.markdown()}\n{len(fitted.knots[0])} knots written: {knots}")
+    x, y = fitted.network_knots
+    write_knots(knots, x, y)
+    on_top = "" if fitted.known is None else " (from the network's scores, the package's own calibration included)"
+    say(f"{fitted.markdown()}\n{len(x)} knots written{on_top}: {knots}")
 
 
 def _annotated_sets(real: Path | None, say: Say) -> list[AnnotatedSet]:
