@@ -156,6 +156,17 @@ def test_the_recipe_knows_the_context():
     assert recipe.CONTEXT_PX == MARGIN_PX
 
 
+def test_batch_norms_can_keep_what_they_know():
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, 46, 46)
+    for learns in (True, False):
+        network = Ae1(8, batch_statistics=learns)
+        before = network.trunk[1].running_mean.clone()
+        network.train()(images)
+        assert torch.equal(before, network.trunk[1].running_mean) != learns
+        assert network.dropout.training
+
+
 def test_a_window_is_learned_in_seconds():
     network = Ae1(16, context=False, dropout=0.0)
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")

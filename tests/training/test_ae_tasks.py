@@ -94,7 +94,7 @@ def test_patches_lie_on_defects_and_have_their_own_scale(tiny):
 
 def test_an_image_must_hold_the_crop_and_its_context():
     with pytest.raises(ParameterError, match=r"image_px 140 is below 142"):
-        load_recipe("ae1", overrides=["surfaces.image_px=140"])
+        load_recipe("ae1", overrides=["data.crop_px=128", "surfaces.image_px=140"])
     with pytest.raises(ParameterError, match=r"unknown families \['cheese'\]"):
         load_recipe("ae1", overrides=['surfaces.families=["cheese"]'])
     with pytest.raises(ParameterError, match="detectability_min"):

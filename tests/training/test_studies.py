@@ -12,6 +12,7 @@ from spm_training.run import RunFolder
 from spm_training.studies import latent_size as module
 from spm_training.studies.command import study
 from spm_training.studies.latent_size import PRINTED, LatentSizeOptions, smallest_enough, study_latent_size
+from spm_training.studies.samples import trained_first
 from spm_training.studies.suggestions import SuggestionsOptions, study_suggestions
 from spm_training.studies.variants import EPOCHS, budget_recipe, patch_steps
 
@@ -80,8 +81,8 @@ def test_clusters_of_two_runs(runs, tmp_path):
 
 def test_sizes_are_trained_alike_and_go_on(tmp_path, monkeypatch):
     overrides = ("data.steps_per_epoch=1", "training.epochs=1", "training.threads=1", *TWO_FAMILIES)
-    options = LatentSizeOptions((4, 8), overrides, crops=4, pca_crops=10, smoke=True)
-    monkeypatch.setattr(module, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    options = LatentSizeOptions((4, 8), overrides, windows=64, pca_windows=160, smoke=True)
+    monkeypatch.setattr(module, "_write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         study_latent_size(tmp_path, options, resume=False, device="cpu", report=quiet)
     monkeypatch.undo()
@@ -102,12 +103,32 @@ def test_sizes_are_trained_alike_and_go_on(tmp_path, monkeypatch):
     assert numbers["white_noise"] == 0.03
 
 
+def test_all_sizes_may_begin_with_the_same_convolutions(runs, tmp_path):
+    overrides = (
+        "data.steps_per_epoch=1",
+        "training.epochs=1",
+        "training.threads=1",
+        "optimiser.lr=2e-6",
+        *TWO_FAMILIES,
+    )
+    start = RunFolder(runs / "ae1")
+    options = LatentSizeOptions((4, 8), overrides, windows=16, pca_windows=160, start=start, smoke=True)
+    study_latent_size(tmp_path, options, resume=False, device="cpu", report=quiet)
+    first = trained_first(start)[1].state_dict()
+    for size in options.sizes:
+        network = trained_first(RunFolder(tmp_path / f"latent-{size}"))[1].state_dict()
+        assert network["to_latent.weight"].shape[0] == size
+        for name in ("trunk.0.weight", "trunk.8.weight", "decoder.3.weight"):
+            assert network[name].numpy() == pytest.approx(first[name].numpy(), abs=1e-5)
+    assert "convolutions of one trained network" in report_of(tmp_path, "latent-size")[0]
+
+
 def test_the_budget_is_fixed_and_the_same_for_all():
     recipe = budget_recipe(smoke=False, overrides=())
-    assert patch_steps(recipe) == EPOCHS * 250 * 4 * 16
+    assert patch_steps(recipe) == EPOCHS * 250 * 64
     assert recipe.early_stopping.patience_epochs == recipe.training.epochs
     assert recipe.schedule.kind == "cosine"
-    assert patch_steps(budget_recipe(smoke=False, overrides=["training.epochs=2"])) == 2 * 250 * 4 * 16
+    assert patch_steps(budget_recipe(smoke=False, overrides=["training.epochs=2"])) == 2 * 250 * 64
     with pytest.raises(ParameterError, match=r"data\.chips"):
         budget_recipe(smoke=False, overrides=["data.chips=3"])
 
@@ -121,7 +142,7 @@ def test_the_smallest_size_after_which_little_is_gained():
 
 def test_suggestions_get_the_same_budget(tmp_path):
     small = ("data.crop_px=96", "surfaces.image_px=112", "data.batch=1", "data.steps_per_epoch=1", "training.threads=1")
-    options = SuggestionsOptions((*small, *TWO_FAMILIES), images=2, windows_per_image=12, crops=2, smoke=True)
+    options = SuggestionsOptions((*small, *TWO_FAMILIES), images=2, windows_per_image=12, windows=18, smoke=True)
     study_suggestions(tmp_path, options, resume=False, device="cpu", report=quiet)
     text, numbers = report_of(tmp_path, "suggestions")
     assert text.count("<img") == 1

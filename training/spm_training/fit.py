@@ -71,6 +71,7 @@ def fit(
     *,
     resume: bool = False,
     start: RunFolder | None = None,
+    anew: tuple[str, ...] = (),
     device: str = "auto",
     report: Callable[[str], None],
 ) -> Outcome:
@@ -86,6 +87,8 @@ def fit(
         Go on from ``last.pt``.
     start
         A run whose best weights this one begins with, in place of random ones; of the same network.
+    anew
+        Layers that begin with random weights all the same, and may have another size, by the beginnings of their names.
     device
         ``auto``, ``cpu`` or ``cuda``.
     report
@@ -122,7 +125,7 @@ def fit(
             report(f"{recipe.name}: {cost}")
             report(f"run folder {run.path}, {place.size} process(es) on {place.device.type}")
         # The trainer lives in a call of its own: what it holds of the process group must be gone before the group is.
-        return _train(recipe, run, place, report, resume=resume, weights=weights)
+        return _train(recipe, run, place, report, resume=resume, weights=weights, anew=anew)
 
 
 def _train(
@@ -133,12 +136,13 @@ def _train(
     *,
     resume: bool,
     weights: nn.Module | None,
+    anew: tuple[str, ...],
 ) -> Outcome:
     trainer = Trainer(recipe, run, place, report)
     if resume:
         trainer.restore()
     elif weights is not None:
-        trainer.begin_with(weights)
+        trainer.begin_with(weights, anew)
     with StopRequest() as stop:
         return trainer.train(stop)
 
@@ -193,17 +197,20 @@ class Trainer:
         """The network that is validated and exported: the moving average where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def begin_with(self, network: nn.Module) -> None:
+    def begin_with(self, network: nn.Module, anew: tuple[str, ...] = ()) -> None:
         """Take over the weights of a trained network of the same shape, or of one that sees fewer channels.
 
-        New channels come after the old ones and have no say at first.
+        New channels come after the old ones and have no say at first. Layers whose names begin as `anew` says keep their
+        random weights.
 
         Raises
         ------
         ParameterError
             If it is another network.
         """
-        state = _widened(network.state_dict(), self.model.state_dict())
+        own = self.model.state_dict()
+        kept = {name: value for name, value in own.items() if name.startswith(anew)} if anew else {}
+        state = _widened(network.state_dict(), own) | kept
         try:
             self.model.load_state_dict(state)
         except RuntimeError as error:

@@ -109,6 +109,8 @@ class Ae1NetworkOptions(Options):
     #: The encoder sees the pixels around a window; false pads with zeros, as printed.
     context: bool = True
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    #: Batch norms learn their means and variances; false keeps those of the run that this one begins with.
+    batch_statistics: bool = True
 
     @property
     def stride(self) -> int:

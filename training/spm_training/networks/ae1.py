@@ -23,6 +23,8 @@ convolution whose taps lie 2 features apart.
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,6 +53,9 @@ class Ae1(nn.Module):
         Whether the encoder sees the 7 pixels around a window (see the module) or zeros, as printed.
     dropout
         Share of the features that is dropped in training, at both places.
+    batch_statistics
+        Whether the batch norms normalise by the batch in training; False keeps the running means and variances that they have,
+        which suits few images a batch.
 
     Notes
     -----
@@ -58,10 +63,13 @@ class Ae1(nn.Module):
     and variances, which torch calls buffers (a test counts all five sizes).
     """
 
-    def __init__(self, latent: int = 32, *, context: bool = True, dropout: float = 0.1) -> None:
+    def __init__(
+        self, latent: int = 32, *, context: bool = True, dropout: float = 0.1, batch_statistics: bool = True
+    ) -> None:
         super().__init__()
         self.latent = latent
         self.context = context
+        self.batch_statistics = batch_statistics
         padding = 0 if context else 1
         channels, side = FEATURES
         self.trunk = nn.Sequential(
@@ -93,6 +101,15 @@ class Ae1(nn.Module):
             nn.Upsample(scale_factor=2),
             nn.Conv2d(128, 1, 3, padding=1),
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; the batch norms stay in evaluation mode where they are to keep what they know."""
+        super().train(mode)
+        if not self.batch_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     @property
     def margin_px(self) -> int:

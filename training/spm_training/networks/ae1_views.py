@@ -45,7 +45,7 @@ class Ae1Views(Ae1):
 
     Parameters
     ----------
-    latent, context, dropout
+    latent, context, dropout, batch_statistics
         As of `Ae1`.
     view
         Encode a turned or mirrored view of the images too.
@@ -61,11 +61,12 @@ class Ae1Views(Ae1):
         *,
         context: bool = True,
         dropout: float = 0.1,
+        batch_statistics: bool = True,
         view: bool = False,
         view_noise: float = 0.0,
         coarse: bool = False,
     ) -> None:
-        super().__init__(latent, context=context, dropout=dropout)
+        super().__init__(latent, context=context, dropout=dropout, batch_statistics=batch_statistics)
         self.view = view
         self.view_noise = view_noise
         self.coarse = coarse

@@ -41,10 +41,12 @@ def clusters(ae1: Path, ae2: Path, out: Path, images: int | None, smoke: bool) -
     click.echo(study_clusters(RunFolder(ae1), RunFolder(ae2), out, options, report=click.echo))
 
 
+START = "A run of the recipe ae1 to begin with: of latent-size its convolutions, of suggestions all of it."
 TRAINED = (
     click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override of the recipe ae1. Repeatable."
     ),
+    click.option("--from", "start", type=FOLDER, metavar="RUN", help=START),
     click.option("--resume", is_flag=True, help="Go on with what is in --out."),
     click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to compute."),
 )
@@ -58,21 +60,31 @@ TRAINED = (
 @TRAINED[0]
 @TRAINED[1]
 @TRAINED[2]
+@TRAINED[3]
 @SMOKE
 def latent_size(
-    out: Path, sizes: tuple[int, ...], overrides: tuple[str, ...], resume: bool, device: str, smoke: bool
+    out: Path,
+    sizes: tuple[int, ...],
+    overrides: tuple[str, ...],
+    start: Path | None,
+    resume: bool,
+    device: str,
+    smoke: bool,
 ) -> None:
     """How many numbers describe a patch: the first autoencoder at 16 to 256, each with as many patch-steps.
 
     Ctrl-C saves and ends; --resume goes on from there.
     """
+    from spm_training.run import RunFolder
     from spm_training.studies.latent_size import LatentSizeOptions, study_latent_size
 
     options = LatentSizeOptions(overrides=overrides)
     if smoke:
-        options = LatentSizeOptions((4, 8), overrides, crops=4, pca_crops=10, smoke=True)
+        options = LatentSizeOptions((4, 8), overrides, windows=64, pca_windows=160, smoke=True)
     if sizes:
         options = dataclasses.replace(options, sizes=tuple(sorted(set(sizes))))
+    if start is not None:
+        options = dataclasses.replace(options, start=RunFolder(start))
     _finish(study_latent_size(out, options, resume=resume, device=device, report=click.echo))
 
 
@@ -82,22 +94,32 @@ def latent_size(
 @TRAINED[0]
 @TRAINED[1]
 @TRAINED[2]
+@TRAINED[3]
 @SMOKE
 def suggestions(
-    out: Path, images: int | None, overrides: tuple[str, ...], resume: bool, device: str, smoke: bool
+    out: Path,
+    images: int | None,
+    overrides: tuple[str, ...],
+    start: Path | None,
+    resume: bool,
+    device: str,
+    smoke: bool,
 ) -> None:
     """What the UCL report suggests, each tried: symmetry, contrast, two scales, pseudo-labels.
 
     Ctrl-C saves and ends; --resume goes on from there.
     """
+    from spm_training.run import RunFolder
     from spm_training.studies.suggestions import SuggestionsOptions, study_suggestions
 
     options = SuggestionsOptions(overrides)
     if smoke:
         small = ("data.crop_px=96", "surfaces.image_px=112", "data.steps_per_epoch=1")
-        options = SuggestionsOptions((*small, *overrides), images=2, windows_per_image=6, crops=4, smoke=True)
+        options = SuggestionsOptions((*small, *overrides), images=2, windows_per_image=6, windows=36, smoke=True)
     if images is not None:
         options = dataclasses.replace(options, images=images)
+    if start is not None:
+        options = dataclasses.replace(options, start=RunFolder(start))
     _finish(study_suggestions(out, options, resume=resume, device=device, report=click.echo))
 
 

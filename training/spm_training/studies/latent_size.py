@@ -25,12 +25,16 @@ from spm_training.run import RunFolder
 from spm_training.studies.page import Page, check_new
 from spm_training.studies.plots import Panel, panels, sheet
 from spm_training.studies.samples import trained_first
-from spm_training.studies.variants import budget_recipe, patch_steps, train_variant
+from spm_training.studies.variants import budget_recipe, crops_for, patch_steps, train_variant
 from spm_training.tasks.patches import PatchBatch
 
 __all__ = ["PRINTED", "LatentSizeOptions", "Printed", "keras_parameters", "smallest_enough", "study_latent_size"]
 
 NAME = "latent-size"
+#: The layers whose size is that of the latent space.
+_DENSE = ("to_latent.", "decoder.0.")
+#: The windows that are shown are chosen from so many.
+_SHOWN_OF = 200
 #: Another doubling of the size has to take away this share of the error.
 WORTH = 0.1
 
@@ -64,16 +68,19 @@ class LatentSizeOptions:
         Sizes of the latent space.
     overrides
         ``KEY=VALUE`` for the recipe, for all sizes.
-    crops, pca_crops
-        Crops of the validation split that decide, and of the training split that PCA is fitted to.
+    windows, pca_windows
+        Windows of the validation split that decide, and of the training split that PCA is fitted to.
+    start
+        A run of the recipe whose convolutions all sizes begin with; the dense layers begin anew. None begins with nothing.
     smoke
         The whole path in seconds.
     """
 
     sizes: tuple[int, ...] = tuple(PRINTED)
     overrides: tuple[str, ...] = ()
-    crops: int = 128
-    pca_crops: int = 400
+    windows: int = 2048
+    pca_windows: int = 6400
+    start: RunFolder | None = None
     smoke: bool = False
 
 
@@ -139,11 +146,15 @@ def study_latent_size(
     report(f"{len(recipes)} sizes, {patch_steps(recipes[options.sizes[0]]):,} patch-steps each, {flop:.3g} FLOP in all")
     for size, recipe in recipes.items():
         run = RunFolder(out / f"latent-{size}")
-        if not train_variant(recipe, run, resume=resume, device=device, report=report):
+        if not train_variant(
+            recipe, run, resume=resume, device=device, report=report, start=options.start, anew=_DENSE
+        ):
             return None
     first = recipes[options.sizes[0]]
-    noisy = batches_of(first, Split.VALIDATION, options.crops)
-    scan = batches_of(first, Split.VALIDATION, options.crops, white_noise=None)
+    noisy, scan = (
+        batches_of(first, Split.VALIDATION, crops_for(first, options.windows), white_noise=noise)
+        for noise in (STATED_NOISE, None)
+    )
     found: dict[int, _Size] = {}
     for size, recipe in recipes.items():
         run = RunFolder(out / f"latent-{size}")
@@ -151,11 +162,15 @@ def study_latent_size(
         found[size] = _Size(recipe, run, network, score_network(network, noisy), score_network(network, scan))
         report(f"latent {size}: MSE {found[size].noisy.clean_mse:.3g} against the clean image")
     pca = {
-        name: score_pca(batches_of(first, Split.TRAIN, options.pca_crops, white_noise=noise), noisy, options.sizes)
+        name: score_pca(
+            batches_of(first, Split.TRAIN, crops_for(first, options.pca_windows), white_noise=noise),
+            noisy,
+            options.sizes,
+        )
         for name, noise in (("same images", None), ("white noise", STATED_NOISE))
     }
     report("PCA scored")
-    return _write(out, found, pca, noisy, flop)
+    return _write(out, found, pca, noisy, flop, started=options.start is not None)
 
 
 def smallest_enough(errors: Mapping[int, float]) -> int:
@@ -178,14 +193,17 @@ def _write(
     pca: Mapping[str, Mapping[int, ReconstructionScore]],
     noisy: Sequence[PatchBatch],
     flop: float,
+    *,
+    started: bool,
 ) -> Path:
+    shared = ", all from the convolutions of one trained network" if started else ""
     sizes = list(found)
     recipe = found[sizes[0]].recipe
     page = Page(
         "Size of the latent space",
         f"The first autoencoder ({'with' if _context(recipe) else 'without'} context) at {len(sizes)} sizes, each trained with "
-        f"{patch_steps(recipe):,} patch-steps ({flop:.3g} FLOP in all). This is a small budget, meant for a CPU: the report's "
-        "own is 150 epochs of 300,000 patches at the most, so its losses stand beside for orientation alone.",
+        f"{patch_steps(recipe):,} patch-steps ({flop:.3g} FLOP in all){shared}. This is a small budget, meant for a CPU: "
+        "the report's own is 150 epochs of 300,000 patches at the most, so its losses stand beside for orientation alone.",
     )
     errors = {size: one.noisy.clean_mse for size, one in found.items()}
     chosen = smallest_enough(errors)
@@ -283,7 +301,9 @@ def _errors(
 @torch.no_grad()
 def _pictures(page: Page, found: Mapping[int, _Size], noisy: Sequence[PatchBatch]) -> None:
     page.section("Reconstructions")
-    batch = noisy[0]
+    # A batch of small crops has few windows: as many batches as make a choice.
+    count = -(-_SHOWN_OF // len(windows_of(noisy[0].clean)))
+    batch = PatchBatch(*(torch.cat(tensors) for tensors in zip(*noisy[:count], strict=True)))
     windows = windows_of(batch.clean)[:, 0].numpy()
     # Windows with something in them: the flattest say nothing.
     shown = np.sort(np.argsort(windows.std(axis=(1, 2)))[len(windows) // 3 :: max(len(windows) // 20, 1)][:12])

@@ -35,7 +35,7 @@ from spm_training.studies.page import Page, check_new
 from spm_training.studies.plots import sheet
 from spm_training.studies.samples import CONTENTS, Frame, frames, trained_first, window_sample
 from spm_training.studies.selection import Labels, Points, gain_interval, kmeans
-from spm_training.studies.variants import budget_recipe, patch_steps, train_variant
+from spm_training.studies.variants import budget_recipe, crops_for, patch_steps, train_variant
 from spm_training.tasks.patches import PatchBatch
 
 __all__ = ["Figures", "SuggestionsOptions", "mean_gain", "study_suggestions", "wins"]
@@ -50,6 +50,7 @@ _LOSSES: Mapping[str, LossOptions] = {
     SCALES: LossOptions(coarse_weight=0.5),
 }
 _CLUSTER_WEIGHT = 0.1
+_LARGE_CROPS = ("data.crop_px=96", "data.batch=7")
 _RESAMPLES = 2000
 
 
@@ -65,8 +66,10 @@ class SuggestionsOptions:
         Validation images of each family of surfaces.
     windows_per_image
         Windows of each image whose latents are clustered.
-    crops
-        Validation crops for the error against the clean image.
+    windows
+        Validation windows for the error against the clean image.
+    start
+        A run of the recipe that all variants go on from; None begins with nothing.
     smoke
         The whole path in seconds.
     """
@@ -74,7 +77,8 @@ class SuggestionsOptions:
     overrides: tuple[str, ...] = ()
     images: int = 12
     windows_per_image: int = 48
-    crops: int = 64
+    windows: int = 1024
+    start: RunFolder | None = None
     smoke: bool = False
 
 
@@ -128,20 +132,22 @@ def study_suggestions(
     """
     if not resume:
         check_new(out, NAME)
-    plain = budget_recipe(smoke=options.smoke, overrides=options.overrides)
+    # Two scales need large crops, of which a batch has few: too few for batch norms to learn from.
+    fixed = _LARGE_CROPS if options.start is None else (*_LARGE_CROPS, "network.batch_statistics=false")
+    plain = budget_recipe(smoke=options.smoke, overrides=(*fixed, *options.overrides))
     recipes = {name: _equal_budget(plain, loss) for name, loss in _LOSSES.items()}
     flop = cost_of(plain).flop_total
     report(f"{len(recipes) + 1} variants, {flop:.3g} FLOP each")
     runs = {name: RunFolder(out / name.replace(" ", "-")) for name in recipes}
     for name, run in runs.items():
-        if not train_variant(recipes[name], run, resume=resume, device=device, report=report):
+        if not train_variant(recipes[name], run, resume=resume, device=device, report=report, start=options.start):
             return None
     labelled = _pseudo_labels(plain, out, options, resume=resume, device=device, report=report)
     if labelled is None:
         return None
     recipes[LABELS], runs[LABELS] = labelled
     found = list(frames(plain, options.images))
-    crops = batches_of(plain, Split.VALIDATION, options.crops)
+    crops = batches_of(plain, Split.VALIDATION, crops_for(plain, options.windows))
     figures: dict[str, Figures] = {}
     for name, run in runs.items():
         # The pseudo-labels' other half was trained before.
@@ -171,7 +177,7 @@ def _pseudo_labels(
     """Half of the epochs plain, K-means of its latents, half of the epochs towards the centres; None after Ctrl-C."""
     first = _lasting(plain, max(plain.training.epochs // 2, 1))
     start, run, file = RunFolder(out / "pseudo-labels-start"), RunFolder(out / LABELS), out / "pseudo-labels.npz"
-    if not train_variant(first, start, resume=resume, device=device, report=report):
+    if not train_variant(first, start, resume=resume, device=device, report=report, start=options.start):
         return None
     if not (resume and run.last.is_file() and file.is_file()):
         network = trained_first(start)[1]
@@ -261,10 +267,11 @@ def _write(
     options: SuggestionsOptions,
     flop: float,
 ) -> Path:
+    shared = "All go on from one trained network. " if options.start else ""
     page = Page(
         "What the report suggests",
         f"Variants of the first autoencoder, {flop:.3g} FLOP of training each ({patch_steps(plain):,} patch-steps where nothing "
-        f"is added): a small budget, meant for a CPU. {len(found)} simulated validation images with "
+        f"is added): a small budget, meant for a CPU. {shared}{len(found)} simulated validation images with "
         f"{sum(len(frame.yx_px) for frame in found)} defects that can be found.",
     )
     base = figures[PLAIN]

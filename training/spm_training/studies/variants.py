@@ -10,7 +10,7 @@ from spm_training.networks.ae1 import SIDE_PX
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import RunFolder
 
-__all__ = ["EPOCHS", "budget_recipe", "patch_steps", "train_variant"]
+__all__ = ["EPOCHS", "budget_recipe", "crops_for", "patch_steps", "train_variant"]
 
 #: Epochs of a study on a CPU, unless told otherwise: 192,000 patch-steps. The report's own budget is 150 epochs of 300,000.
 EPOCHS = 12
@@ -43,8 +43,17 @@ def budget_recipe(*, smoke: bool, overrides: Sequence[str]) -> Recipe:
 
 def patch_steps(recipe: Recipe) -> int:
     """Windows that a training goes through, each as often as it is seen."""
-    windows = (recipe.data.crop_px // SIDE_PX) ** 2
-    return recipe.training.epochs * recipe.data.steps_per_epoch * recipe.data.batch * windows
+    steps = recipe.training.epochs * recipe.data.steps_per_epoch
+    return steps * recipe.data.batch * _windows_per_crop(recipe)
+
+
+def crops_for(recipe: Recipe, windows: int) -> int:
+    """Crops that hold at least so many windows."""
+    return -(-windows // _windows_per_crop(recipe))
+
+
+def _windows_per_crop(recipe: Recipe) -> int:
+    return (recipe.data.crop_px // SIDE_PX) ** 2
 
 
 def train_variant(
@@ -55,6 +64,7 @@ def train_variant(
     device: str,
     report: Callable[[str], None],
     start: RunFolder | None = None,
+    anew: tuple[str, ...] = (),
 ) -> bool:
     """Train one variant, go on with it, or leave it as it is when it is finished.
 
@@ -66,7 +76,7 @@ def train_variant(
         Its folder.
     resume
         Whether an earlier call may have begun it.
-    device, report, start
+    device, report, start, anew
         As of `spm_training.fit.fit`.
 
     Returns
@@ -86,5 +96,7 @@ def train_variant(
             return True
     elif resume and run.recipe_file.is_file():
         shutil.rmtree(run.path)  # ended before its first checkpoint: nothing of it can be used
-    outcome = fit(recipe, run, resume=goes_on, start=None if goes_on else start, device=device, report=report)
+    outcome = fit(
+        recipe, run, resume=goes_on, start=None if goes_on else start, anew=anew, device=device, report=report
+    )
     return outcome.stopped != "interrupted"

@@ -339,12 +339,12 @@ class Ae1Task(_Autoencoding):
     def build_network(self) -> Ae1:
         """The network with fresh weights from torch's global generator."""
         options, loss = self._options, self.recipe.loss
+        printed = options.model_dump(include={"context", "dropout", "batch_statistics"})
         if not loss.with_views:
-            return Ae1(options.latent, context=options.context, dropout=options.dropout)
+            return Ae1(options.latent, **printed)
         return Ae1Views(
             options.latent,
-            context=options.context,
-            dropout=options.dropout,
+            **printed,
             view=bool(loss.symmetry_weight or loss.contrast_weight),
             view_noise=_VIEW_NOISE if loss.contrast_weight else 0.0,
             coarse=bool(loss.coarse_weight),
