@@ -301,6 +301,9 @@ def test_without_spiepy_the_command_says_so_and_goes_on(peers, monkeypatch, caps
     assert code == 0
     assert "The images of SPIEPy are not scored: not installed" in out
     assert not (tmp_path / "real-defects.md").exists()
+    code, _, err = call(monkeypatch, capsys, "evaluate", "defects", "--peers", "--images", 0, "--out", tmp_path)
+    assert code == 2
+    assert "nothing to score" in err
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,8 @@ def run_defects(
     if not packages and not peers:
         raise ParameterError("NAME: no package of the task 'defects', and no --peers; expected either. Name a package.")
     annotated = _annotated_sets(real, say)  # before the first hour is spent
+    if not annotated and not options.images:
+        raise ParameterError("--images 0: nothing to score. Name a number of images, or --real with a folder of scans.")
     subjects = {package.name: Subject.of(package) for package in packages}
     finders: dict[str, Finder] = {package.name: package_finder(package, device) for package in packages}
     oracles: dict[str, Oracle] = {}
@@ -132,9 +134,7 @@ def run_defects(
             for one in found.described
         }
     scored = {subjects[name].label: finder for name, finder in finders.items()}
-    told = [subjects[package.name].label for package in packages]
-    with bar(sum(_count(one, scored, told) for one in annotated), "real scans") as progress:
-        tables = [score_annotated_set(one, scored, without_size=told, on_image=_step(progress)) for one in annotated]
+    tables = _score_real(annotated, scored, [subjects[package.name].label for package in packages], bar)
     _write_real(tables, out, say)
     if not options.images:
         return
@@ -195,9 +195,13 @@ def _annotated_sets(real: Path | None, say: Say) -> list[AnnotatedSet]:
         return own
 
 
-def _count(annotated: AnnotatedSet, finders: Mapping[str, Finder], told: Sequence[str]) -> int:
-    """How many images `score_annotated_set` looks at."""
-    return len(annotated.scans) * (len(finders) + (len(told) if annotated.size_is_told else 0))
+def _score_real(
+    annotated: Sequence[AnnotatedSet], finders: Mapping[str, Finder], packages: Sequence[str], bar: Bar
+) -> list[RealScores]:
+    """Score finders on every set, by their labels; those of packages are also not told what a file does not know."""
+    total = sum(len(one.scans) * (len(finders) + one.size_is_told * len(packages)) for one in annotated)
+    with bar(total, "real scans") as progress:
+        return [score_annotated_set(one, finders, without_size=packages, on_image=_step(progress)) for one in annotated]
 
 
 def _write_real(tables: Sequence[RealScores], out: Path, say: Say) -> None:
