@@ -8,7 +8,7 @@ surface that is unlike the training is said to be.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy import ndimage
 from spm_runtime.errors import ScanError
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.common import Clock, unlike_training
+from spm_runtime.pipelines.defect_groups import DefectGroups, defect_groups
 from spm_runtime.pipelines.defect_mask import MaskSettings, calibrate_threshold, defect_mask
 from spm_runtime.pipelines.directions import confirmed, other_direction, shift_between
 from spm_runtime.pipelines.marks import Marks, find_marks, regions_of
@@ -35,6 +36,8 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Class of what the error map shows and the finder has no name for.
 OTHER = "other"
+#: A group gives its name to what is found by its look alone where so large a share of it is of one class.
+MOST = 0.5
 #: A pixel is at a step where the finder says so with this probability.
 STEP = 0.5
 #: Shorter pieces of a step are not reported.
@@ -76,7 +79,7 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
         A constant-current image or another map of a surface; missing pixels are NaN.
     package, session
         A model of the task ``defects`` and its loaded finder; the package may have the patch autoencoders attached as
-        ``encoder`` and ``decoder``.
+        ``encoder``, ``decoder`` and ``classes``.
     parameters
         ``lower_bound`` (lowest score), ``confirm`` (1 looks for each defect in the other scan direction), ``unexplained`` (1
         reports what only the error map shows, as class ``other``) and ``false_alarms`` (chance of such a report in an image
@@ -87,7 +90,7 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
     Result
         With `Defects` and the maps ``mask``, ``steps``, ``class_map`` and, with autoencoders, ``character_map`` and
         ``error_map``; the quantities ``step_length_nm`` or ``step_length_px``, ``defects_per_nm2`` where calibrated, and
-        ``novelty``.
+        ``novelty``. Defects have a ``group`` where ``classes`` is attached.
     """
     clock = Clock()
     seen = _look(scan, session, parameters["lower_bound"])
@@ -108,8 +111,15 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
             seen = _with_others(seen, unexplained, patches)
         warnings += _novelty(patches.typical_distance(seen.surface.valid), settings)
         clock.stop("mask")
+    groups = None
+    if "classes" in package.attached:
+        groups = _groups(seen, package)
+        seen = _with_names(seen, groups)
+        clock.stop("groups")
     names = (*(str(name) for name in settings["classes"]), OTHER)
     defects = _defects(seen, names)
+    if groups is not None:
+        defects = replace(defects, group=groups.group)
     if parameters["confirm"]:
         try:
             defects = _confirm(scan, defects, session, parameters["lower_bound"], names)
@@ -209,7 +219,23 @@ def _with_others(seen: _Seen, unexplained: NDArray[np.bool_], patches: PatchMaps
         np.concatenate([marks.chance, np.zeros((count, marks.chance.shape[1]), np.float32)]),
     )
     regions = np.where(pieces > 0, len(marks) + pieces - 1, seen.regions).astype(np.int32)
-    return _Seen(seen.surface, added, regions, seen.steps, seen.levelled)
+    return replace(seen, marks=added, regions=regions)
+
+
+def _groups(seen: _Seen, package: ModelPackage) -> DefectGroups:
+    """What the second patch autoencoder says of every mark."""
+    shares = np.array(package.settings["mixture_classes"], np.float32)
+    session = shared_session(package.attached["classes"], "cpu")
+    return defect_groups(session, seen.levelled, seen.marks.yx_px, shares)
+
+
+def _with_names(seen: _Seen, groups: DefectGroups) -> _Seen:
+    """Marks that the finder has no name for have that of their group, where most of the group is of one class."""
+    chance = seen.marks.chance
+    unnamed = chance.max(axis=1, initial=0.0) == 0
+    sure = groups.chance.max(axis=1, initial=0.0) > MOST
+    named = np.where((unnamed & sure)[:, None], groups.chance, chance)
+    return replace(seen, marks=replace(seen.marks, chance=named))
 
 
 def _novelty(typical: float, settings: Mapping[str, object]) -> list[str]:
@@ -253,7 +279,7 @@ def _confirm(scan: Scan, defects: Defects, session: Session, lower_bound: float,
         return defects
     there = _defects(_look(other, session, 0.5 * lower_bound), names)
     answer = confirmed(defects, there, shift_between(scan, other), other)
-    return Defects(**(vars(defects) | {"confirmed": answer}))
+    return replace(defects, confirmed=answer)
 
 
 def _maps(

@@ -72,6 +72,9 @@ class Defects:
     confirmed
         ``(N,)`` int8: 1 where it was found in the other scan direction too, 0 where it was not, −1 where there is no other
         direction to ask.
+    group
+        ``(N,)`` int32 number from 1 of the group of defects that look alike, as a model sees it that was told no names; None
+        where there is no such model.
 
     Raises
     ------
@@ -87,6 +90,7 @@ class Defects:
     probability: NDArray[np.float32]
     score: NDArray[np.float32]
     confirmed: NDArray[np.int8]
+    group: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.score)
@@ -98,6 +102,7 @@ class Defects:
             "probability": (count,),
             "score": (count,),
             "confirmed": (count,),
+            **({} if self.group is None else {"group": (count,)}),
         }
         for name, shape in shapes.items():
             if np.shape(getattr(self, name)) != shape:

@@ -23,6 +23,7 @@ ATOM_COLUMNS = ("y_px", "x_px", "y_nm", "x_nm", "score", "position_std_px", "wid
 #: The columns of ``defects.csv``, in order.
 DEFECT_COLUMNS = (
     "y_px", "x_px", "h_px", "w_px", "area_px", "class", "probability", "y_nm", "x_nm", "area_nm2", "score", "confirmed",
+    "group",
 )  # fmt: skip
 
 #: What stands under ``confirmed``.
@@ -80,8 +81,8 @@ def defects_csv(scan: Scan, defects: Defects) -> str:
     -------
     str
         Comma-separated, with a header; centres to 1e-4 px and 1e-6 nm, in the frame of ``atoms.csv``; boxes in pixels. A cell
-        is empty where there is no value: the nm of an uncalibrated scan, or no other scan direction that could confirm it. A
-        class whose name a spreadsheet would take for a formula has an apostrophe before it.
+        is empty where there is no value: the nm of an uncalibrated scan, no other scan direction that could confirm it, no
+        group. A class whose name a spreadsheet would take for a formula has an apostrophe before it.
     """
     yx_nm = _positions_nm(scan, defects.yx_px)
     pixel_nm2 = math.nan if scan.pixel_size_nm is None else math.prod(scan.pixel_size_nm)
@@ -99,6 +100,7 @@ def defects_csv(scan: Scan, defects: Defects) -> str:
         _cells(defects.area_px * pixel_nm2, ".6g"),
         _cells(defects.score, ".6g"),
         [CONFIRMED[found] for found in defects.confirmed.tolist()],
+        [""] * len(defects) if defects.group is None else [str(group) for group in defects.group.tolist()],
     )
     return _table(DEFECT_COLUMNS, columns)
 

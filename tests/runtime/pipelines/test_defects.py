@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from spm_runtime.errors import ScanError
 from spm_runtime.pipelines import defects as module
+from spm_runtime.pipelines.defect_groups import patches_around
 from spm_runtime.pipelines.defects import find_defects
 from spm_runtime.pipelines.surface import SPREAD_UNIT_NM
 from spm_runtime.results import ModelReference
@@ -17,7 +18,14 @@ from spm_runtime.scan import Scan
 #: Depth or height of all defects, and the noise.
 HEIGHT_NM, NOISE_NM = 0.1, 0.002
 DEFAULTS = {"lower_bound": 0.4, "confirm": 0.0, "unexplained": 0.0, "false_alarms": 0.1}
-PATCHES = {"clip_percent": 0.0, "clusters": 2, "smoothing_px": 2.0, "novelty_distance": 1.0, "target_clusters": []}
+PATCHES = {
+    "clip_percent": 0.0,
+    "clusters": 2,
+    "smoothing_px": 2.0,
+    "novelty_distance": 1.0,
+    "target_clusters": [],
+    "mixture_classes": [[0.8, 0.2], [0.0, 1.0]],
+}
 
 
 class Oracle:
@@ -93,10 +101,25 @@ class Decoder:
         return {"reconstruction": np.minimum(inputs["latent"], 0.7).reshape(-1, 1, 32, 32)}
 
 
+class Groups:
+    """Two components: the middle of a patch lies below its mean, or above it."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def run(self, inputs):
+        self.seen.append(inputs["patch"])
+        patch = inputs["patch"][:, 0]
+        assert patch.dtype == np.float32
+        assert np.isfinite(patch).all()
+        above = patch[:, 15:17, 15:17].mean(axis=(1, 2)) > patch.mean(axis=(1, 2))
+        return {"log_probability": np.log(np.where(above[:, None], [0.1, 0.9], [0.9, 0.1])).astype(np.float32)}
+
+
 @pytest.fixture
 def patches(monkeypatch):
-    """Encoder and decoder that the package may have attached."""
-    networks = {"encoder": Encoder(), "decoder": Decoder()}
+    """Networks that the package may have attached."""
+    networks = {"encoder": Encoder(), "decoder": Decoder(), "classes": Groups()}
     monkeypatch.setattr(module, "shared_session", lambda package, device: networks[package])
     return networks
 
@@ -347,6 +370,35 @@ def test_what_the_finder_does_not_know_is_in_the_mask_and_reported_on_request(pa
     assert 1.0 <= loud.defects.size_px[index[1]].min() * 0.05 <= loud.defects.size_px[index[1]].max() * 0.05 < 2.5
     nothing = look(stm(scene((180, 200), pixel, [], []), pixel), oracle, unexplained=1.0, false_alarms=1e-4)
     assert len(nothing.defects) == 0
+
+
+def test_what_looks_alike_is_one_group_and_names_what_has_no_name(patches):
+    pixel = (0.08, 0.08)
+    pits, hills = [(30, 40), (60, 75)], [(45, 100), (80, 30)]
+    heights = scene((112, 128), pixel, pits, hills)
+    everything = ("encoder", "decoder", "classes")
+    result = look(stm(heights, pixel), Oracle(attached=everything, sees=(-1,)), unexplained=1.0)
+    defects = result.defects
+    index = matched(defects, pits + hills, 4.0)
+    assert defects.group[index].tolist() == [1, 1, 2, 2]
+    assert [defects.names[kind] for kind in defects.kind[index]] == ["vacancy", "vacancy", "adatom", "adatom"]
+    assert defects.probability[index[2]] == pytest.approx(0.1 * 0.2 + 0.9, abs=1e-6)  # of the group, not of the finder
+    assert defects.probability[index[0]] == pytest.approx(0.8, abs=1e-6)
+    assert "groups" in result.timings_s
+    assert look(stm(heights, pixel), Oracle(attached=("encoder", "decoder"))).defects.group is None
+
+
+def test_patches_lie_in_the_image(patches):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(40, 70)).astype(np.float32)
+    image[3, 3] = np.nan
+    cut = patches_around(image, np.array([[20.0, 30.0], [0.0, 0.0], [39.0, 69.0]]))
+    np.testing.assert_array_equal(cut[0], image[4:36, 14:46])
+    np.testing.assert_array_equal(cut[2], image[8:, 38:])
+    assert cut[1, 3, 3] == np.nanmedian(image)
+    small = patches_around(image[10:30, :20], np.array([[5.0, 5.0]]))[0]
+    np.testing.assert_array_equal(small[:20, :20], image[10:30, :20])
+    np.testing.assert_array_equal(small[20:, :20], image[29:17:-1, :20])
 
 
 def test_what_the_finder_knows_is_reported_once(patches):

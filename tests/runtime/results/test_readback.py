@@ -163,6 +163,7 @@ def test_defects_open_in_a_spreadsheet(results):
     header, rows = as_spreadsheet(folder / "defects.csv")
     assert header == [
         "y_px", "x_px", "h_px", "w_px", "area_px", "class", "probability", "y_nm", "x_nm", "area_nm2", "score", "confirmed",
+        "group",
     ]  # fmt: skip
     assert [(row[5], row[11]) for row in rows] == [("vacancy", "yes"), ("'-adatom", "no")]
     for row in rows:
@@ -177,7 +178,7 @@ def test_tables_are_numbers_to_pandas(results):
     np.testing.assert_allclose(table[["y_px", "x_px"]], [(8, 8), (16.25, 24.5)])
     assert table["sublattice"].isna().all()
     table = pandas.read_csv(folder / "defects.csv")
-    assert [kind.kind for kind in table.dtypes] == [*"fffff", "O", *"fffff", "O"]
+    assert [kind.kind for kind in table.dtypes] == [*"fffff", "O", *"fffff", "O", "f"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spm_runtime.results import printable
 from spm_runtime.results._tables import atoms_csv, atoms_xyz, defects_csv
 
-DEFECTS_HEADER = "y_px,x_px,h_px,w_px,area_px,class,probability,y_nm,x_nm,area_nm2,score,confirmed"
+DEFECTS_HEADER = "y_px,x_px,h_px,w_px,area_px,class,probability,y_nm,x_nm,area_nm2,score,confirmed,group"
 HEADER = "y_px,x_px,y_nm,x_nm,score,position_std_px,width_px,intensity,sublattice"
 
 
@@ -97,7 +97,8 @@ def test_xyz_keeps_score_and_sublattice(make_scan, make_atoms, sublattice):
 
 def test_defects_have_the_promised_columns_and_enough_digits(make_scan, make_defects, rng):
     scan = make_scan()
-    defects = make_defects(rng.uniform(0, 40, (30, 2)), confirmed=np.arange(30) % 3 - 1)
+    groups = np.arange(1, 31, dtype=np.int32)
+    defects = make_defects(rng.uniform(0, 40, (30, 2)), confirmed=np.arange(30) % 3 - 1, group=groups)
     text = defects_csv(scan, defects)
     assert text.splitlines()[0] == DEFECTS_HEADER
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -114,6 +115,7 @@ def test_defects_have_the_promised_columns_and_enough_digits(make_scan, make_def
     np.testing.assert_allclose(column("score"), defects.score, rtol=1e-5)
     assert [row["class"] for row in rows] == ["vacancy", "adatom"] * 15
     assert [row["confirmed"] for row in rows] == ["", "no", "yes"] * 10
+    assert [int(row["group"]) for row in rows] == groups.tolist()
 
 
 def test_no_defects_leave_a_header(make_scan, make_defects):
@@ -122,7 +124,7 @@ def test_no_defects_leave_a_header(make_scan, make_defects):
 
 def test_defects_without_calibration_have_pixels_only(make_scan, make_defects):
     (row,) = csv.DictReader(io.StringIO(defects_csv(make_scan(pixel_size_nm=None), make_defects([(1, 2)]))))
-    assert {name for name, cell in row.items() if cell == ""} == {"y_nm", "x_nm", "area_nm2", "confirmed"}
+    assert {name for name, cell in row.items() if cell == ""} == {"y_nm", "x_nm", "area_nm2", "confirmed", "group"}
 
 
 def test_defects_and_atoms_stand_in_one_frame(make_scan, make_atoms, make_defects):
@@ -141,7 +143,7 @@ def test_defects_and_atoms_stand_in_one_frame(make_scan, make_atoms, make_defect
 def test_any_name_of_a_class_stays_one_cell_that_nothing_computes(make_scan, make_defects, name):
     text = defects_csv(make_scan(), make_defects([(-1.0, 2.0)], names=(name,)))
     lines = list(csv.reader(io.StringIO(text)))
-    assert [len(line) for line in lines] == [12, 12]
+    assert [len(line) for line in lines] == [13, 13]
     cell = lines[1][5]
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert cell.removeprefix("'") == printable(name).strip().removeprefix("'")
