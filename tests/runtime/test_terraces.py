@@ -51,6 +51,45 @@ def test_monatomic_steps_of_silicon_are_found_to_the_pixel_and_levelled_away(rng
             assert abs(np.median(found.levelled[here])) < 0.006
 
 
+@pytest.mark.parametrize("step", [0.136, 0.33, 0.65])
+def test_narrow_terraces_of_a_high_staircase_stay_whole(rng, step):
+    """The flanks of high steps reach from both sides into a narrow terrace: no edge runs across it."""
+    levels = np.minimum(staircase((256, 256), slant=2.5, width=110), 7)  # the last corner is too small for a terrace
+    found = find_terraces(surface(rng, levels, step=step, noise=0.005, offsets=0.005), PIXEL)
+    truth = truth_of(levels)
+    assert (ndimage.distance_transform_edt(~found.steps)[truth] <= 5).mean() > 0.97
+    assert (ndimage.distance_transform_edt(~truth)[found.steps] <= 4).mean() > 0.97
+    assert len(found.height_nm) == levels.max() + 1
+    inner = ndimage.distance_transform_edt(~truth) > 9
+    assert all(len(np.unique(found.terrace[inner & (levels == level)])) == 1 for level in range(levels.max() + 1))
+
+
+@pytest.mark.parametrize("degrees", [-2.8, -1.5, -0.7, 0.0, 0.4, 1.1, 2.2])
+def test_steps_along_the_fast_axis_are_no_line_offsets(rng, degrees):
+    y, x = np.mgrid[:256, :256]
+    across = y + np.tan(np.radians(degrees)) * (x - 128)
+    levels = (across > 80).astype(int) + (across > 160)
+    image = surface(rng, levels, step=0.2, noise=0.01, offsets=0.01, corrugation=0.01)
+    found = find_terraces(image, PIXEL)
+    truth = truth_of(levels)
+    assert (ndimage.distance_transform_edt(~found.steps)[truth] <= 5).mean() > 0.95
+    assert (ndimage.distance_transform_edt(~truth)[found.steps] <= 5).mean() > 0.95
+    np.testing.assert_allclose(np.sort(found.height_nm), [0.0, 0.2, 0.4], atol=0.03)
+    inner = ndimage.distance_transform_edt(~truth) > 8
+    assert found.levelled[inner].std() < 0.02
+
+
+def test_a_change_of_the_tip_is_no_step(rng):
+    image = surface(rng, np.zeros((256, 256), int), noise=0.01, offsets=0.01)
+    image[100, 90:] += 0.2
+    image[101:] += 0.2
+    image[170:] -= 0.15
+    found = find_terraces(image, PIXEL)
+    assert not found.steps.any()
+    assert len(found.height_nm) == 1
+    assert abs(np.median(found.levelled[110:160]) - np.median(found.levelled[:90])) < 0.01
+
+
 def test_a_surface_without_steps_has_none(rng):
     levels = np.zeros((150, 150), int)
     image = surface(rng, levels, corrugation=0.1)

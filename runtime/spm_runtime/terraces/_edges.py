@@ -30,12 +30,16 @@ class StepResponse:
         ``(H, W)`` float32: the height of a straight step that would give this response, in the unit of the image.
     uphill
         ``(2, H, W)`` float32 ``(y, x)``: the same as a vector across the edge that points uphill.
+    crest
+        ``(H, W)`` bool: where the strength does not grow along that vector on either side. The flanks of a high step are as
+        strong as a low step.
     width_px
         Gaussian σ of the filter across the edge.
     """
 
     strength: NDArray[np.float32]
     uphill: NDArray[np.float32]
+    crest: NDArray[np.bool_]
     width_px: float
 
 
@@ -76,7 +80,18 @@ def respond(image: NDArray[np.float32], *, width_px: float) -> StepResponse:
         best = np.where(stronger, found, best)
         uphill[0] = np.where(stronger, found * sine, uphill[0])
         uphill[1] = np.where(stronger, found * cosine, uphill[1])
-    return StepResponse(np.abs(best), uphill, width_px)
+    strength = np.abs(best)
+    return StepResponse(strength, uphill, _crest(strength, uphill, width_px), width_px)
+
+
+def _crest(strength: NDArray[np.float32], uphill: NDArray[np.float32], width_px: float) -> NDArray[np.bool_]:
+    """Where the strength is not lower than one filter width away on either side of the edge."""
+    across = uphill * (np.float32(width_px) / np.maximum(strength, np.finfo(np.float32).tiny))
+    place = np.indices(strength.shape, dtype=np.float32)
+    crest = np.ones(strength.shape, bool)
+    for side in (-1, 1):
+        crest &= strength >= ndimage.map_coordinates(strength, place + side * across, order=1, mode="nearest")
+    return crest
 
 
 def without_scars(image: NDArray[np.float32]) -> NDArray[np.float32]:

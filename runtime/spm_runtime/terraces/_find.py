@@ -13,7 +13,7 @@ from spm_runtime.errors import ParameterError
 from spm_runtime.terraces._adsorbates import without_adsorbates
 from spm_runtime.terraces._edges import StepResponse, respond, without_scars
 from spm_runtime.terraces._regions import basins, borders, join, merge, renumbered
-from spm_runtime.terraces._rows import BIWEIGHT_STD, SAMPLES, first_levelling, fit_surface
+from spm_runtime.terraces._rows import BIWEIGHT_STD, SAMPLES, align_within, first_levelling, fit_surface
 
 __all__ = ["LEAST_STEP_NM", "Terraces", "find_terraces"]
 
@@ -34,6 +34,15 @@ ASSUMED_PIXEL_NM = 0.08
 #: Part of a border that rises less than this share of a step is none; a border of which more than that is none ends in the middle
 #: of a terrace, as at a screw dislocation.
 WEAK, OPEN = 0.6, 0.3
+
+#: A border is a step where it is one along half of its length, however high: its rise counts up to so many times the lowest.
+MOST = 2.0
+
+#: So many filter widths of a border are as good as no border.
+UNSURE = 2.0
+
+#: Rows are aligned nearer to edges than heights are measured: beside a step along them little else is left.
+NARROW = 0.75
 
 #: A piece of a step that is shorter than this, in nm and in pixels, is not reported.
 SHORTEST_NM, SHORTEST_PX = 1.5, 8.0
@@ -114,7 +123,10 @@ def find_terraces(
     # Rows are aligned better once the terraces are known, and terraces are found better in aligned rows.
     level = first_levelling(heights, pixel)
     labels, steps = _divide(level, there, width_px, pixel, least_step_nm)
-    level -= fit_surface(level, labels, _beside(steps, there, width_px)).background
+    beside = _beside(steps, there, width_px)
+    if steps.any():
+        level = align_within(level, labels, _beside(steps, there, NARROW * width_px), pixel)
+    level -= fit_surface(level, labels, beside).background
     labels, steps = _divide(level, there, width_px, pixel, least_step_nm)
     fit = fit_surface(level, labels, _beside(steps, there, width_px))
     labels, steps = _without_equals(labels, steps, fit.terrace, WEAK * least_step_nm)
@@ -142,7 +154,8 @@ def _divide(
     image, width_px = _binned(image, by), width_px / by
     response = respond(image, width_px=width_px)
     parts = basins(response)
-    labels = merge(parts, borders(parts, response), least=least_nm)
+    edges = borders(parts, response, most=MOST * least_nm)
+    labels = merge(parts, edges, least=least_nm, unsure_px=UNSURE * width_px)
     soft = ndimage.gaussian_filter(image, width_px)
     labels = without_adsorbates(labels, soft, width_px=width_px, pixel_size_nm=by * pixel)
     joined, steps = _true_edges(labels, response, least_nm)
@@ -167,11 +180,11 @@ def _true_edges(
     labels: NDArray[np.int32], response: StepResponse, least_nm: float
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Edge pixels where the surface does rise; terraces that are one around the end of an edge are joined."""
-    edges = borders(labels, response)
+    edges = borders(labels, response, most=MOST * least_nm)
     steps = np.zeros(labels.shape, bool)
     if not len(edges.pair):
         return labels, steps
-    strength = ndimage.maximum_filter(response.strength, 3).ravel()[edges.place].max(axis=1)
+    strength = ndimage.maximum_filter(response.strength * response.crest, 3).ravel()[edges.place].max(axis=1)
     weak = strength < WEAK * least_nm
     steps.ravel()[edges.place[~weak]] = True
     share = np.bincount(edges.owner, weak, minlength=len(edges.pair)) / np.bincount(edges.owner)

@@ -53,7 +53,7 @@ def basins(response: StepResponse) -> Labels:
     return np.asarray(found - found.min() if found.any() else found, np.int32)
 
 
-def borders(labels: Labels, response: StepResponse) -> Borders:
+def borders(labels: Labels, response: StepResponse, *, most: float) -> Borders:
     """The borders between regions, with the step at each.
 
     Parameters
@@ -62,15 +62,19 @@ def borders(labels: Labels, response: StepResponse) -> Borders:
         ``(H, W)`` int32 from 0 on.
     response
         What the edge filter saw.
+    most
+        A step higher than this counts as this: a border that meets a high step at its end is none.
 
     Notes
     -----
     What counts is the rise *across* the border, with its sign: a border that runs across a step's flank, and corrugation that
     goes up here and down there, have none. A straight border of n vertical and m horizontal pairs is √(n² + m²) long.
     """
+    # Only crests count: a border within a narrow terrace has the flanks of the steps on either side of it at its ends.
+    share = response.crest * np.minimum(1.0, most / np.maximum(response.strength, np.finfo(np.float32).tiny))
     index = np.arange(labels.size).reshape(labels.shape)
     near, far, rise, axis = [], [], [], []
-    for number, up in enumerate(response.uphill):
+    for number, up in enumerate(response.uphill * share):
         here, there = (np.s_[:-1, :], np.s_[1:, :]) if number == 0 else (np.s_[:, :-1], np.s_[:, 1:])
         apart = labels[here] != labels[there]
         near.append(index[here][apart])
@@ -92,7 +96,7 @@ def borders(labels: Labels, response: StepResponse) -> Borders:
     )
 
 
-def merge(labels: Labels, edges: Borders, *, least: float) -> Labels:
+def merge(labels: Labels, edges: Borders, *, least: float, unsure_px: float) -> Labels:
     """Merge regions over the lowest step first, until every step that is left is `least` high.
 
     Parameters
@@ -103,11 +107,17 @@ def merge(labels: Labels, edges: Borders, *, least: float) -> Labels:
         Their borders.
     least
         Height of a step in the unit of the image.
+    unsure_px
+        A border of this length tells half of what a long one does: short ones are merged late.
 
     Returns
     -------
     ``(H, W)`` int32 labels from 0 on.
     """
+
+    def rank(rise: float, length: float) -> float:
+        return (abs(rise) + least * unsure_px) / (length + unsure_px)
+
     count = int(labels.max(initial=0)) + 1
     # Of each region its neighbours, with the rise towards them and the length of the border.
     around: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
@@ -115,7 +125,7 @@ def merge(labels: Labels, edges: Borders, *, least: float) -> Labels:
     for (a, b), rise, length in zip(edges.pair.tolist(), edges.rise.tolist(), edges.length_px.tolist(), strict=True):
         around[a][b], around[b][a] = (rise, length), (-rise, length)
         if abs(rise) < least * length:  # the others wait until a merger changes them
-            heap.append((abs(rise) / length, a, b, length))
+            heap.append((rank(rise, length), a, b, length))
     heapq.heapify(heap)
     into = np.arange(count)
     while heap:
@@ -134,7 +144,7 @@ def merge(labels: Labels, edges: Borders, *, least: float) -> Labels:
             both = (before[0] + rise, before[1] + length)
             around[a][c], around[c][a] = both, (-both[0], both[1])
             if abs(both[0]) < least * both[1]:
-                heapq.heappush(heap, (abs(both[0]) / both[1], a, c, both[1]))
+                heapq.heappush(heap, (rank(*both), a, c, both[1]))
         around[b] = {}
     while not np.array_equal(into[into], into):
         into = into[into]

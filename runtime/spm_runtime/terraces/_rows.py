@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Fit", "centre_of", "first_levelling", "fit_surface"]
+__all__ = ["Fit", "align_within", "centre_of", "first_levelling", "fit_surface"]
 
 #: Values beyond this many standard deviations have no weight. Source: Beaton and Tukey, Technometrics 16 (1974) 147: an
 #: efficiency of 95 % for normal errors.
@@ -19,6 +19,20 @@ SHORTEST_HALF_STD = 1.349
 
 #: The slope is measured between pixels so far apart: several lattice constants, and less than most terraces.
 SLOPE_REACH_NM = 1.2
+
+#: A step along the fast axis passes within so many nm and rows.
+PASSING_NM, SHORTEST_PASS = 0.8, 4
+
+#: What stays after that is a step from so many nm on, and where it is so many standard deviations of what stays elsewhere: those
+#: are told by a small quantile, because steps may be everywhere. The second is the quantile of a normal distribution's magnitude.
+LEAST_JUMP_NM, JUMP_STD = 0.04, 5.0
+QUIET, QUIET_STD = 0.2, 0.2533
+
+#: A change of which so much happens between two rows is one of the tip.
+SUDDEN = 0.8
+
+#: Rows are aligned by what they share of terraces from this share of their length on.
+LEAST_SHARED = 0.15
 
 #: Corrections of the rows change over so many of them (σ).
 DRIFT_ROWS = 4.0
@@ -103,11 +117,13 @@ def first_levelling(heights: NDArray[np.float64], pixel_size_nm: float) -> NDArr
     Notes
     -----
     Rows are aligned by the most frequent difference between neighbours, so that a step changes nothing; what a sum of differences
-    strays from row to row is corrected by `fit_surface`. A step along the fast axis through the whole frame looks
-    like a line offset that stays, and is taken for one.
+    strays from row to row is corrected by `fit_surface`. A step almost along the fast axis looks like a line offset that
+    stays; `_lasting` tells them apart.
     """
     smooth = _smooth_rows(heights, max(3.0, 0.3 / pixel_size_nm))
-    offset = np.nan_to_num(centre_of(np.diff(smooth, axis=0)))
+    change = np.diff(smooth, axis=0)
+    offset = np.nan_to_num(centre_of(change))
+    offset = offset - _lasting(offset, change, pixel_size_nm)
     level = heights - np.concatenate([[0.0], np.cumsum(offset)])[:, None]
     width = heights.shape[1]
     reach = int(np.clip(round(SLOPE_REACH_NM / pixel_size_nm), 4, max(width // 8, 1)))
@@ -117,6 +133,75 @@ def first_levelling(heights: NDArray[np.float64], pixel_size_nm: float) -> NDArr
         slope = float(np.nan_to_num(centre_of(rise[:, :: max(1, rise.size // (4 * SAMPLES))])[0])) / reach
         level = level - slope * np.arange(width)
     return np.asarray(level)
+
+
+def align_within(
+    heights: NDArray[np.float64], labels: NDArray[np.int32], use: NDArray[np.bool_], pixel_size_nm: float
+) -> NDArray[np.float64]:
+    """Align rows by neighbours on the same terrace.
+
+    Parameters
+    ----------
+    heights
+        ``(H, W)`` float64 after `first_levelling`, NaN where missing.
+    labels
+        ``(H, W)`` int32 terraces.
+    use
+        ``(H, W)`` bool: pixels away from edges.
+    pixel_size_nm
+        Side of a pixel.
+
+    Notes
+    -----
+    A step almost along the fast axis passes a part of every row, always upwards: before it is known it pulls the estimate of
+    `first_levelling`, over many rows by a good part of its height.
+    """
+    smooth = _smooth_rows(heights, max(3.0, 0.3 / pixel_size_nm))
+    same = (labels[1:] == labels[:-1]) & use[1:] & use[:-1]
+    offset = centre_of(np.where(same, np.diff(smooth, axis=0), np.nan))
+    offset[same.mean(axis=1) < LEAST_SHARED] = 0.0
+    return np.asarray(heights - np.concatenate([[0.0], np.cumsum(np.nan_to_num(offset))])[:, None])
+
+
+def _lasting(offset: NDArray[np.float64], change: NDArray[np.float64], pixel_size_nm: float) -> NDArray[np.float64]:
+    """How much of the difference between neighbouring rows is a step along them.
+
+    Parameters
+    ----------
+    offset
+        ``(H - 1,)`` most frequent difference of each row to the one before it.
+    change
+        ``(H - 1, W)`` the difference of every pixel.
+    pixel_size_nm
+        Side of a pixel.
+
+    Notes
+    -----
+    A line offset lasts for a row. A drift moves every row by as much. A change of the tip takes no more than the row in which it
+    happens, where a step, blurred by the tip and never quite straight, passes over several.
+    """
+    reach = max(round(PASSING_NM / pixel_size_nm), SHORTEST_PASS)
+    kept = np.zeros(len(offset))
+    if len(offset) < 4 * reach:
+        return kept
+    walk = np.concatenate([[0.0], np.cumsum(offset)])
+    windows = np.median(np.lib.stride_tricks.sliding_window_view(walk, reach), axis=1)
+    jump = windows[reach:] - windows[:-reach]  # on either side of the gap between the rows `reach - 1` and `reach`
+    drift = float(centre_of(jump[None])[0])
+    jump = np.pad(jump - drift, (reach - 1, reach - 1))
+    tilt = drift / reach
+    spread = float(np.quantile(np.abs(jump[reach - 1 : 1 - reach]), QUIET)) / QUIET_STD
+    found, count = ndimage.label(np.abs(jump) >= max(LEAST_JUMP_NM, JUMP_STD * spread))
+    slow = np.diff(ndimage.median_filter(walk - tilt * np.arange(len(walk)), 2 * (reach // 4) + 1, mode="nearest"))
+    measured = np.isfinite(change)
+    mean = np.where(measured, change, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1) - tilt
+    for number in range(1, count + 1):
+        rows = np.flatnonzero(found == number)
+        total = float(mean[rows].sum())
+        pair = mean[rows[:-1]] + mean[rows[1:]] if len(rows) > 1 else mean[rows]
+        if np.abs(pair).max() < SUDDEN * abs(total):
+            kept[rows] = slow[rows]
+    return kept
 
 
 def _smooth_rows(heights: NDArray[np.float64], sigma_px: float) -> NDArray[np.float64]:
