@@ -52,8 +52,17 @@ def list_recipes() -> None:
 
 @cli.command()
 @click.argument("recipe_name", metavar="RECIPE")
-@click.option("--data", "data", type=FOLDER, help="Folder of training data, for recipes that need one.")
-@click.option("--out", "out", type=FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
+@click.option(
+    "--data",
+    "data",
+    type=FOLDER,
+    help="With defects: go on from a model package on the scans of this folder, unlabelled.",
+)
+@click.option("--model", metavar="NAME|FOLDER", help="With --data: the package to begin with.  [default: defects]")
+@click.option("--version", help="With --data: version of the new package.  [default: 0.1.0]")
+@click.option(
+    "--out", "out", type=FOLDER, help="Run folder, or with --data the new package.  [default: runs/RECIPE-TIME]"
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--from", "start", type=FOLDER, metavar="RUN", help="Begin with the best weights of another run.")
 @click.option("--smoke", is_flag=True, help="The whole path in seconds, with the recipe's [smoke] settings.")
@@ -62,6 +71,8 @@ def list_recipes() -> None:
 def fit(
     recipe_name: str,
     data: Path | None,
+    model: str | None,
+    version: str | None,
     out: Path | None,
     resume: bool,
     start: Path | None,
@@ -73,10 +84,23 @@ def fit(
 
     Ctrl-C saves and ends; --resume goes on from there. On several GPUs start it as
     `torchrun --nproc_per_node=N -m spm_training fit RECIPE --out DIR`.
+
+    With --data a model package of defects goes on learning from your own scans of one kind of surface, which nobody has to
+    label: about ten minutes on a CPU. Scans that are held out judge; the new package and its report (before-after.html) are in
+    --out.
     """
     from spm_training.fit import fit as run_fit
     from spm_training.run import RunFolder
 
+    if data is not None:
+        from spm_training.finetune.command import Home, fit_at_home
+
+        if resume or start is not None:
+            raise ParameterError("--data: begins with a model package; expected no --resume and no --from.")
+        home = Home(data, out or _dated(recipe_name), version or "0.1.0", smoke, overrides, device)
+        sys.exit(fit_at_home(recipe_name, model, home))
+    if model is not None or version is not None:
+        raise ParameterError("--model and --version: expected with --data alone. Leave them out.")
     if resume and out is not None and RunFolder(out).recipe_file.is_file():
         # What the run was started with counts, whatever the shipped recipe says by now; --set may lengthen the training.
         recipe = load_recipe(str(RunFolder(out).recipe_file), overrides=overrides)
@@ -86,21 +110,22 @@ def fit(
             )
     else:
         recipe = load_recipe(recipe_name, smoke=smoke, overrides=overrides)
-    if data is not None:
-        raise ParameterError(
-            f"--data {data}: recipe {recipe.name} simulates its data and reads none. Leave --data out."
-        )
     if start is not None and resume:
         raise ParameterError("--from and --resume: a run that goes on has weights already. Leave one of them out.")
     if out is None:
         if resume or "RANK" in os.environ:
             raise ParameterError("--out: missing; expected a run folder with --resume and under torchrun. Name it.")
-        stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        out = Path("runs") / f"{recipe.name}-{stamp}"
+        out = _dated(recipe.name)
     begin = None if start is None else RunFolder(start)
     outcome = run_fit(recipe, RunFolder(out), resume=resume, start=begin, device=device, report=click.echo)
     if outcome.stopped == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _dated(name: str) -> Path:
+    """A new folder below ``runs``."""
+    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{name}-{stamp}"
 
 
 @cli.command()
