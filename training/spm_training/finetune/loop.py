@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -86,47 +87,77 @@ def go_on(
         If the loss is no longer finite.
     """
     torch.manual_seed(recipe.training.seed)
-    model = copy.deepcopy(network).to(device)
-    decay = recipe.training.ema_decay
-    average = None
-    if decay:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-    optimiser, data, epochs = build_optimiser(recipe, model), recipe.data, recipe.training.epochs
-    schedule = build_schedule(recipe, optimiser)
+    learner = _Learner(network, task, samples, recipe, device)
+    data, epochs = recipe.data, recipe.training.epochs
     flop = cost_of(recipe).flop_per_step * data.steps_per_epoch * epochs
     report(f"{epochs * data.steps_per_epoch} steps of {data.batch} images, {flop:.3g} FLOP at most")
     started, losses = time.perf_counter(), []
-    model.train()
-    for epoch in range(epochs):
-        total = 0.0
-        steps = tqdm(
-            range(data.steps_per_epoch),
-            desc=f"epoch {epoch + 1}/{epochs}",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        for step in steps:
-            keys = [(epoch, step * data.batch + number) for number in range(data.batch)]
-            batch = task.collate([samples[key] for key in keys]).to(device)
-            precision = recipe.training.precision
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                output = model(task.inputs(batch))
-            loss = task.loss(output, batch)["loss"]
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.optimiser.grad_clip_norm:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.grad_clip_norm)
-            optimiser.step()
-            schedule.after_step()
-            if average is not None:
-                average.update_parameters(model)
-            total += float(loss.detach())
-        losses.append(total / data.steps_per_epoch)
-        if not abs(losses[-1]) < float("inf"):
-            raise ModelError(f"the loss is {losses[-1]} in epoch {epoch + 1}; expected a number. Lower optimiser.lr.")
-        report(f"epoch {epoch + 1}/{epochs}  loss {losses[-1]:.5f}  {time.perf_counter() - started:.0f} s")
-    trained = model if average is None else cast(Network, average.module)
-    effort = Effort(
-        epochs * data.steps_per_epoch * data.batch, flop, time.perf_counter() - started, losses[0], losses[-1]
-    )
-    return trained.cpu().eval(), effort
+    with _threads(recipe.training.threads):
+        for epoch in range(epochs):
+            losses.append(learner.epoch(epoch))
+            if not abs(losses[-1]) < float("inf"):
+                raise ModelError(
+                    f"the loss is {losses[-1]} in epoch {epoch + 1}; expected a number. Lower optimiser.lr."
+                )
+            report(f"epoch {epoch + 1}/{epochs}  loss {losses[-1]:.5f}  {time.perf_counter() - started:.0f} s")
+    seconds = time.perf_counter() - started
+    effort = Effort(epochs * data.steps_per_epoch * data.batch, flop, seconds, losses[0], losses[-1])
+    return cast(Network, learner.trained.cpu().eval()), effort
+
+
+class _Learner:
+    """A network with its optimiser."""
+
+    def __init__(
+        self, network: nn.Module, task: Task[Any, Any], samples: Dataset[Any], recipe: Recipe, device: torch.device
+    ) -> None:
+        self.task, self.samples, self.recipe, self.device = task, samples, recipe, device
+        self.model = copy.deepcopy(network).to(device).train()
+        self.optimiser = build_optimiser(recipe, self.model)
+        self.schedule = build_schedule(recipe, self.optimiser)
+        self.average: AveragedModel | None = None
+        if recipe.training.ema_decay:
+            decayed = get_ema_multi_avg_fn(recipe.training.ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.model, multi_avg_fn=decayed)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network, or the moving average of its weights."""
+        return self.model if self.average is None else self.average.module
+
+    def epoch(self, epoch: int) -> float:
+        """One epoch; its mean loss."""
+        steps, total = self.recipe.data.steps_per_epoch, 0.0
+        words = f"epoch {epoch + 1}/{self.recipe.training.epochs}"
+        for step in tqdm(range(steps), desc=words, leave=False, disable=not sys.stderr.isatty()):
+            total += self._step(epoch, step)
+        self.schedule.after_epoch(total / steps)
+        return total / steps
+
+    def _step(self, epoch: int, step: int) -> float:
+        batch_size, recipe = self.recipe.data.batch, self.recipe
+        keys = [(epoch, step * batch_size + number) for number in range(batch_size)]
+        batch = self.task.collate([self.samples[key] for key in keys]).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.training.precision == "bfloat16"):
+            output = self.model(self.task.inputs(batch))
+        loss = self.task.loss(output, batch)["loss"]
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.optimiser.grad_clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimiser.grad_clip_norm)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.schedule.after_step()
+        return float(loss.detach())
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads for an operator meanwhile; 0 leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
