@@ -115,6 +115,53 @@ def test_an_island_is_a_terrace(rng):
     assert found.terrace[0, 0] == 0  # the larger one
 
 
+def test_a_large_cluster_is_no_terrace_wherever_it_sits(rng):
+    """On a step, where the edge cuts it into two parts; on a terrace; at the frame."""
+    y, x = np.mgrid[:256, :256]
+    levels = (x + y > 250).astype(int)
+    image = surface(rng, levels, step=0.236, noise=0.005, offsets=0.005)
+    for at_y, at_x in ((125, 125), (60, 60), (200, 245)):
+        image += 0.9 * np.exp(-((y - at_y) ** 2 + (x - at_x) ** 2) / (2 * 18.0**2)).astype(np.float32)
+    found = find_terraces(image, PIXEL)
+    assert len(found.height_nm) == 2
+    truth = truth_of(levels)
+    assert (ndimage.distance_transform_edt(~found.steps)[truth] <= 5).mean() > 0.8
+    assert (ndimage.distance_transform_edt(~truth)[found.steps] <= 10).mean() > 0.85  # it may go around a part of one
+
+
+def test_what_the_frame_shows_of_a_terrace_is_one(rng):
+    levels = np.zeros((200, 200), int)
+    levels[:, :9] = 1
+    found = find_terraces(surface(rng, levels, step=0.33, noise=0.005, offsets=0.005), PIXEL)
+    assert len(found.height_nm) == 2
+    assert (found.terrace[:, :6] == 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("pixel", [0.1, 0.6])
+@pytest.mark.parametrize("length_nm", [0.6, 4.0])
+@pytest.mark.parametrize("rms_nm", [0.15, 0.5])
+def test_a_rough_surface_is_said_to_be_rough_and_has_no_terraces(rng, pixel, length_nm, rms_nm):
+    """A self-affine random field; the exponent of its spectrum is that of many real surfaces."""
+    wave = 2 * np.pi * np.hypot(*np.meshgrid(np.fft.fftfreq(160, pixel), np.fft.fftfreq(160, pixel)))
+    field = np.fft.ifft2(np.fft.fft2(rng.normal(size=wave.shape)) * (1 + (wave * length_nm) ** 2) ** -0.85).real
+    y, x = np.mgrid[:160, :160]
+    image = field * (rms_nm / field.std()) + rng.normal(0, 0.01, wave.shape) + 0.02 * x - 0.01 * y
+    image[:20] = np.nan
+    found = find_terraces(image.astype(np.float32), pixel)
+    assert found.rough
+    assert not found.steps.any()
+    assert len(found.height_nm) == 1
+    assert (found.terrace[20:] == 0).all()
+    assert (found.terrace[:20] == -1).all()
+    rest = found.levelled[20:] - field[20:] * (rms_nm / field.std())
+    assert rest.std() < 0.6 * rms_nm  # still there, without the plane
+
+
+@pytest.mark.parametrize("corrugation", [0.0, 0.03, 0.06])
+def test_a_lattice_is_not_rough(rng, corrugation):
+    assert not find_terraces(surface(rng, staircase((160, 180)), corrugation=corrugation), PIXEL).rough
+
+
 def test_a_step_that_ends_is_an_edge_within_one_terrace(rng):
     """A screw dislocation. What its smooth ramp leaves after the alignment of rows is not looked at."""
     y, x = np.mgrid[:160, :160] - 80.3
@@ -176,7 +223,15 @@ def test_real_scans(real_data):
     assert len(large) >= 6
     np.testing.assert_allclose(np.diff(np.sort(large)), 0.196, atol=0.01)
     scan = spm.open(real_data / "stm" / "spiepy_image_with_defects.dat")
-    assert not find_terraces(scan.image * np.float32(1e9), None).steps.any()
+    for pixel in (None, 0.0589):  # an adsorbate of several nm at the frame
+        assert not find_terraces(scan.image * np.float32(1e9), pixel).steps.any()
+
+
+def test_rough_graphite_has_no_terraces(real_data):
+    scan = spm.open(real_data / "stm" / "topo_ABC_Graphite-Sample5_9K_2021_08_13_19_11_10_065.sm4")
+    found = find_terraces(scan.image * np.float32(1e9), scan.pixel_size_nm[0])
+    assert found.rough
+    assert len(found.height_nm) == 1
 
 
 @pytest.mark.parametrize(

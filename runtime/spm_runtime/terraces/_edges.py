@@ -8,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-__all__ = ["StepResponse", "respond", "without_scars"]
+__all__ = ["FLAT", "StepResponse", "respond", "without_scars"]
 
 #: Directions in half a turn. The filter's response falls by 4 % half way between two of them.
 DIRECTIONS = 12
 
 #: Length of the filter along the edge over its width across: corrugation and single defects average out along it.
 ELONGATION = 3.0
+
+#: A lower strength has no direction.
+FLAT = np.float32(1e-12)
 
 #: A pixel that stands out this many robust standard deviations from the pixels above and below it is a scar.
 SCAR_STD = 3.0
@@ -86,7 +89,7 @@ def respond(image: NDArray[np.float32], *, width_px: float) -> StepResponse:
 
 def _crest(strength: NDArray[np.float32], uphill: NDArray[np.float32], width_px: float) -> NDArray[np.bool_]:
     """Where the strength is not lower than one filter width away on either side of the edge."""
-    across = uphill * (np.float32(width_px) / np.maximum(strength, np.finfo(np.float32).tiny))
+    across = uphill * (np.float32(width_px) / np.maximum(strength, FLAT))
     place = np.indices(strength.shape, dtype=np.float32)
     crest = np.ones(strength.shape, bool)
     for side in (-1, 1):

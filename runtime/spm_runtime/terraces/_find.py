@@ -47,6 +47,10 @@ NARROW = 0.75
 #: A piece of a step that is shorter than this, in nm and in pixels, is not reported.
 SHORTEST_NM, SHORTEST_PX = 1.5, 8.0
 
+#: A surface is rough where the heights on its terraces spread by this share of the steps between them. Random fields, cut into
+#: terraces, have 0.3 to 1.2; crystals, the corrugation of 7×7 included, at most 0.1.
+ROUGH = 0.2
+
 #: Smaller terraces than this are levelled by their height alone.
 PLANE_PX = 600
 
@@ -70,6 +74,9 @@ class Terraces:
         ``(K,)`` float64 height of each terrace above the lowest.
     width_px
         Gaussian σ of the filter that found the edges: steps that lie closer than about two of them are seen as one.
+    rough
+        Whether the surface goes up and down as much as its steps would: then it has no terraces that could be told apart, there
+        are no steps and one terrace, and `levelled` lacks nothing but a plane.
     """
 
     levelled: NDArray[np.float32]
@@ -77,6 +84,7 @@ class Terraces:
     terrace: NDArray[np.int32]
     height_nm: NDArray[np.float64]
     width_px: float
+    rough: bool = False
 
 
 def find_terraces(
@@ -104,8 +112,8 @@ def find_terraces(
 
     Notes
     -----
-    A line that steps over its whole length parallel to the fast axis cannot be told from a jump of the tip and is taken for one.
-    Islands smaller than about 12 nm² are taken for adsorbates.
+    A step along the fast axis that passes from one row to the next over the whole frame cannot be told from a change of the tip
+    and is taken for one; so it is where the rows were aligned before. Islands smaller than about 12 nm² are taken for adsorbates.
     """
     if heights_nm.ndim != 2:
         raise ParameterError(f"image of shape {heights_nm.shape}: expected (H, W).")
@@ -117,8 +125,7 @@ def find_terraces(
     width_px = float(np.clip(WIDTH_NM / pixel, NARROWEST_PX, WIDEST_PX))
     if min(heights_nm.shape) < SMALLEST_PX or there.sum() < SMALLEST_PX**2:
         middle = np.median(heights_nm[there]) if there.any() else 0.0
-        flat = (heights_nm - middle).astype(np.float32)
-        return Terraces(flat, np.zeros(there.shape, bool), there.astype(np.int32) - 1, np.zeros(1), width_px)
+        return _undivided(heights_nm - middle, there, width_px)
     heights = heights_nm.astype(np.float64) - float(np.median(heights_nm[there]))
     # Rows are aligned better once the terraces are known, and terraces are found better in aligned rows.
     level = first_levelling(heights, pixel)
@@ -135,10 +142,24 @@ def find_terraces(
     beside = _beside(steps, there, width_px)
     fit = fit_surface(level, labels, beside)
     levelled = _level_planes(level - fit.background - fit.terrace[labels], labels, beside)
+    if _is_rough(levelled, labels, fit.terrace, beside, width_px):
+        one = np.zeros_like(labels)
+        flat = _level_planes(heights, one, there).astype(np.float32)
+        return Terraces(
+            flat, np.zeros_like(there), np.where(there, one, np.int32(-1)), np.zeros(1), width_px, rough=True
+        )
     return Terraces(
         levelled.astype(np.float32), steps & there, np.where(there, labels, np.int32(-1)),
         fit.terrace - fit.terrace.min(), width_px,
     )  # fmt: skip
+
+
+def _undivided(
+    levelled: NDArray[np.floating], there: NDArray[np.bool_], width_px: float, *, rough: bool = False
+) -> Terraces:
+    """A surface of one terrace."""
+    terrace = there.astype(np.int32) - 1
+    return Terraces(levelled.astype(np.float32), np.zeros_like(there), terrace, np.zeros(1), width_px, rough)
 
 
 def _divide(
@@ -161,6 +182,22 @@ def _divide(
     joined, steps = _true_edges(labels, response, least_nm)
     labels, joined, steps = (_unbinned(part, by, level.shape) for part in (labels, joined, steps))
     return joined, _long_enough(steps & _outline(labels), pixel)
+
+
+def _is_rough(
+    levelled: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    height: NDArray[np.float64],
+    use: NDArray[np.bool_],
+    width_px: float,
+) -> bool:
+    """Whether the terraces, seen by the filter and away from edges, are hardly flatter than the steps between them are high."""
+    rises = [np.abs(height[one] - height[other])[one != other] for one, other in _neighbours(labels)]
+    step = np.concatenate(rises)
+    if not step.size:
+        return False
+    soft = ndimage.gaussian_filter(np.nan_to_num(levelled), width_px)[use]
+    return bool(1.4826 * np.median(np.abs(soft - np.median(soft))) > ROUGH * np.median(step))
 
 
 def _binned(image: NDArray[np.float32], by: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from skimage.segmentation import watershed
 
-from spm_runtime.terraces._edges import StepResponse
+from spm_runtime.terraces._edges import FLAT, StepResponse
 
 __all__ = ["Borders", "basins", "borders", "join", "merge", "renumbered"]
 
@@ -71,7 +71,7 @@ def borders(labels: Labels, response: StepResponse, *, most: float) -> Borders:
     goes up here and down there, have none. A straight border of n vertical and m horizontal pairs is √(n² + m²) long.
     """
     # Only crests count: a border within a narrow terrace has the flanks of the steps on either side of it at its ends.
-    share = response.crest * np.minimum(1.0, most / np.maximum(response.strength, np.finfo(np.float32).tiny))
+    share = response.crest * np.minimum(1.0, most / np.maximum(response.strength, FLAT))
     index = np.arange(labels.size).reshape(labels.shape)
     near, far, rise, axis = [], [], [], []
     for number, up in enumerate(response.uphill * share):
