@@ -372,10 +372,15 @@ def on_top_of(first: Knots | None, second: Knots) -> Knots:
     return x, y
 
 
-def write_knots(file: Path, knots_x: NDArray[np.float64], knots_y: NDArray[np.float64]) -> None:
-    """Write knots as the exporter reads them: JSON with the lists ``raw`` and ``probability``."""
+def write_knots(
+    file: Path, knots_x: NDArray[np.float64], knots_y: NDArray[np.float64], *, alarm_levels: Sequence[float] = ()
+) -> None:
+    """Write knots as the exporter reads them: JSON with the lists ``raw`` and ``probability``, and ``alarm_levels`` if any."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"raw": knots_x.tolist(), "probability": knots_y.tolist()}, indent=2)
+    content = {"raw": knots_x.tolist(), "probability": knots_y.tolist()}
+    if alarm_levels:
+        content["alarm_levels"] = list(alarm_levels)
+    text = json.dumps(content, indent=2)
     write_atomically(file, (text + "\n").encode())
 
 

@@ -179,14 +179,17 @@ def _make(
     _check_attachments(task, options.attachments)
     further = task.attach(options.attachments, half=options.half)
     graph, training = _trained_graph(run, half=options.half)
+    settings = dict(further.settings)
     if options.calibration is not None:
         graph.calibrate(options.calibration)
+        if options.calibration.alarm_levels:
+            settings["alarm_levels"] = list(options.calibration.alarm_levels)
     identity = f"{task.recipe.name}@{options.version}"
     (folder / FILES["weights"]).write_bytes(to_onnx(graph, identity=identity, half=options.half))
     write_test_tensors(graph, torch.from_numpy(task.test_image()), folder)
     entries = {name: attach(one, name, folder, identity) for name, one in further.networks.items()}
     unscored = "Not scored. `spm-train evaluate` scores it.\n"
-    description = Description(task, graph, options.version, training, {}, unscored, 0.0, entries, further.settings)
+    description = Description(task, graph, options.version, training, {}, unscored, 0.0, entries, settings)
     description.write(folder)
     package = load_package(folder)
     differences = [check_against_torch(graph, package, task.check_images(graph.stride))]

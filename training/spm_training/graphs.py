@@ -102,6 +102,8 @@ class Calibration:
         Knots on the axis of the raw, unclamped confidence, ascending.
     probability
         The probability at each, ascending, in [0, 1].
+    alarm_levels
+        Of a finder of defects with autoencoders: the strongest unexplained region of each image without defects.
 
     Raises
     ------
@@ -111,6 +113,7 @@ class Calibration:
 
     raw: tuple[float, ...]
     probability: tuple[float, ...]
+    alarm_levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         rising = all(a < b for axis in (self.raw, self.probability) for a, b in itertools.pairwise(axis))
@@ -124,7 +127,7 @@ class Calibration:
 
 
 def read_calibration(file: Path) -> Calibration:
-    """Read knots from a JSON file with the lists ``raw`` and ``probability``.
+    """Read knots from a JSON file with the lists ``raw`` and ``probability``, and ``alarm_levels`` where it has them.
 
     Raises
     ------
@@ -134,12 +137,13 @@ def read_calibration(file: Path) -> Calibration:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         raw, probability = ([float(value) for value in content[name]] for name in ("raw", "probability"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        levels = [float(value) for value in content.get("alarm_levels", [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParameterError(
             f"{file}: no calibration ({type(error).__name__}: {error}); expected JSON with the lists raw and probability. "
             "Write it anew."
         ) from error
-    return Calibration(tuple(raw), tuple(probability))
+    return Calibration(tuple(raw), tuple(probability), tuple(levels))
 
 
 class CalibratedScore(nn.Module):

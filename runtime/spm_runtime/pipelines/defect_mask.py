@@ -15,7 +15,16 @@ from skimage.measure import regionprops
 
 from spm_runtime.errors import ParameterError
 
-__all__ = ["Boxes", "MaskSettings", "NoiseThreshold", "calibrate_threshold", "defect_boxes", "defect_mask", "noise_std"]
+__all__ = [
+    "EIGHT",
+    "Boxes",
+    "MaskSettings",
+    "NoiseThreshold",
+    "calibrate_threshold",
+    "defect_boxes",
+    "defect_mask",
+    "noise_std",
+]
 
 Mask = NDArray[np.bool_]
 Image = NDArray[np.float32]

@@ -19,12 +19,13 @@ from spm_runtime.errors import ScanError
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.common import Clock, unlike_training
 from spm_runtime.pipelines.defect_groups import DefectGroups, defect_groups
-from spm_runtime.pipelines.defect_mask import MaskSettings, calibrate_threshold, defect_mask
+from spm_runtime.pipelines.defect_mask import EIGHT
 from spm_runtime.pipelines.directions import confirmed, other_direction, shift_between
 from spm_runtime.pipelines.marks import Marks, find_marks, regions_of
 from spm_runtime.pipelines.patch_maps import PatchMaps, patch_maps
 from spm_runtime.pipelines.surface import SurfaceImage, finder_input, in_unit_range, nm_per_unit, on_working_pixels
 from spm_runtime.pipelines.turning import run_mirrored
+from spm_runtime.pipelines.unexplained import alarm_level, find_unexplained
 from spm_runtime.results import Defects, Map, Result
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session, shared_session
@@ -40,6 +41,8 @@ OTHER = "other"
 MOST = 0.5
 #: A pixel is at a step where the finder says so with this probability.
 STEP = 0.5
+#: What may be a step, to the autoencoder, from this probability on.
+MAYBE_STEP = 0.2
 #: Shorter pieces of a step are not reported.
 SHORTEST_STEP_NM, SHORTEST_STEP_PX = 1.5, 8.0
 #: Around a step, and around what is missing, so many working pixels of the error map say nothing: windows that hold an edge
@@ -59,6 +62,8 @@ class _Seen:
         What the finder found, and which pixels belong to each (−1 for none).
     steps
         ``(H, W)`` bool.
+    edges
+        ``(H, W)`` bool: all that may be a step, short pieces and doubtful ones too.
     levelled
         ``(H, W)`` float32 heights levelled terrace by terrace; NaN where missing.
     """
@@ -67,6 +72,7 @@ class _Seen:
     marks: Marks
     regions: NDArray[np.int32]
     steps: NDArray[np.bool_]
+    edges: NDArray[np.bool_]
     levelled: NDArray[np.float32]
 
 
@@ -90,7 +96,8 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
     Result
         With `Defects` and the maps ``mask``, ``steps``, ``class_map`` and, with autoencoders, ``character_map`` and
         ``error_map``; the quantities ``step_length_nm`` or ``step_length_px``, ``defects_per_nm2`` where calibrated, and
-        ``novelty``. Defects have a ``group`` where ``classes`` is attached.
+        ``novelty`` (above 1: unlike the training) and ``strongest_unexplained`` (error in units of the noise).
+        Defects have a ``group`` where ``classes`` is attached.
     """
     clock = Clock()
     seen = _look(scan, session, parameters["lower_bound"])
@@ -100,15 +107,16 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
         warnings.append(
             "the file gives no pixel size, and without it atoms cannot be told from defects: set it with --pixel-size-nm"
         )
-    patches, settings = None, package.settings
+    patches, settings, strongest = None, package.settings, 0.0
     mask = seen.regions >= 0
     if {"encoder", "decoder"} <= set(package.attached):
-        patches = _patches(seen.levelled, package)
+        patches = _patches(seen, package)
         clock.stop("patches")
-        unexplained = _unexplained(seen, patches, settings, parameters["false_alarms"])
-        mask = mask | unexplained
+        unexplained = find_unexplained(patches, seen.regions >= 0, _beside(seen), settings)
+        alarms = unexplained.above(alarm_level(settings, parameters["false_alarms"]))
+        strongest, mask = unexplained.strongest, mask | alarms
         if parameters["unexplained"]:
-            seen = _with_others(seen, unexplained, patches)
+            seen = _with_others(seen, alarms)
         warnings += _novelty(patches.typical_distance(seen.surface.valid), settings)
         clock.stop("mask")
     groups = None
@@ -137,7 +145,7 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
         timings_s=clock.laps,
         defects=defects,
         maps=maps,
-        quantities=_quantities(scan, seen, defects, patches, settings),
+        quantities=_quantities(scan, seen, defects, patches, settings, strongest),
         warnings=tuple(warnings),
     )
 
@@ -151,20 +159,21 @@ def _look(scan: Scan, session: Session, lower_bound: float) -> _Seen:
     inside = np.where(surface.valid, found["inside"], np.float32(0))
     regions = regions_of(marks, inside)
     steps = _long_enough((found["step"] > STEP) & surface.valid, surface)
+    edges = (found["step"] > MAYBE_STEP) & surface.valid
     levelled = np.where(surface.valid, surface.heights, np.float32(np.nan))
     if surface.nm_per_unit is not None:  # a current has no terraces
         terraces = find_terraces(levelled * np.float32(surface.nm_per_unit), surface.pixel_size_nm)
-        levelled = terraces.levelled
+        levelled, edges = terraces.levelled, edges | terraces.steps
         # Each sees steps that the other does not: the finder narrow terraces, the terraces broad or bent edges. Where both see
         # one, or the finder a defect, the finder has the say.
         told = ndimage.binary_dilation(steps | (regions >= 0), iterations=BESIDE_STEP_PX)
         steps = steps | _long_enough(terraces.steps & ~told, surface)
-    return _Seen(surface, marks, regions, steps, levelled)
+    return _Seen(surface, marks, regions, steps, edges, levelled)
 
 
 def _long_enough(steps: NDArray[np.bool_], surface: SurfaceImage) -> NDArray[np.bool_]:
     """The pieces that are long enough for the edge of a terrace."""
-    pieces, count = ndimage.label(steps, np.ones((3, 3)))
+    pieces, count = ndimage.label(steps, EIGHT)
     least = SHORTEST_STEP_PX
     if surface.pixel_size_nm is not None:
         least = max(least, SHORTEST_STEP_NM / surface.pixel_size_nm)
@@ -174,9 +183,14 @@ def _long_enough(steps: NDArray[np.bool_], surface: SurfaceImage) -> NDArray[np.
     return np.asarray(keep[pieces])
 
 
-def _patches(levelled: NDArray[np.float32], package: ModelPackage) -> PatchMaps:
-    """What the patch autoencoder says of the image, levelled terrace by terrace."""
+def _patches(seen: _Seen, package: ModelPackage) -> PatchMaps:
+    """What the patch autoencoder says of the image, levelled terrace by terrace and without the edges between them."""
     settings = package.settings
+    levelled, beside = seen.levelled, _beside(seen)
+    if not beside.all():
+        # An edge that is left would decide the range of the image, and spoil all windows that hold it.
+        nearest = ndimage.distance_transform_edt(beside, return_distances=False, return_indices=True)
+        levelled = np.where(seen.surface.valid, levelled[tuple(nearest)], np.float32(np.nan))
     image = in_unit_range(levelled, float(settings["clip_percent"]))
     encoder, decoder = (shared_session(package.attached[name], "cpu") for name in ("encoder", "decoder"))
     return patch_maps(
@@ -184,28 +198,14 @@ def _patches(levelled: NDArray[np.float32], package: ModelPackage) -> PatchMaps:
     )
 
 
-def _unexplained(
-    seen: _Seen, patches: PatchMaps, settings: Mapping[str, object], false_alarms: float
-) -> NDArray[np.bool_]:
-    """Where the autoencoder sees a defect and the finder does not."""
-    beside = ndimage.binary_dilation(seen.steps | ~seen.surface.valid, iterations=BESIDE_STEP_PX)
-    if beside.all():
-        return np.zeros(beside.shape, bool)
-    smoothing_px = float(str(settings["smoothing_px"]))
-    threshold = calibrate_threshold(
-        patches.error, patches.image, smoothing_px=smoothing_px, false_alarms=false_alarms, ignore=beside
-    )
-    targets = settings["target_clusters"]
-    shape = MaskSettings(target_clusters=tuple(int(n) for n in targets) if isinstance(targets, list) else ())
-    found = defect_mask(patches.error, patches.character, threshold.value, shape, ignore=beside)
-    pieces, _ = ndimage.label(found, np.ones((3, 3)))
-    explained = np.unique(pieces[ndimage.binary_dilation(seen.regions >= 0, iterations=2)])
-    return found & ~np.isin(pieces, explained)
+def _beside(seen: _Seen) -> NDArray[np.bool_]:
+    """Pixels near edges and near what is missing."""
+    return np.asarray(ndimage.binary_dilation(seen.edges | ~seen.surface.valid, iterations=BESIDE_STEP_PX))
 
 
-def _with_others(seen: _Seen, unexplained: NDArray[np.bool_], patches: PatchMaps) -> _Seen:
+def _with_others(seen: _Seen, unexplained: NDArray[np.bool_]) -> _Seen:
     """Append the regions that only the error map shows."""
-    pieces, count = ndimage.label(unexplained, np.ones((3, 3)))
+    pieces, count = ndimage.label(unexplained, EIGHT)
     if not count:
         return seen
     marks, index = seen.marks, np.arange(1, count + 1)
@@ -312,7 +312,12 @@ def _maps(
 
 
 def _quantities(
-    scan: Scan, seen: _Seen, defects: Defects, patches: PatchMaps | None, settings: Mapping[str, object]
+    scan: Scan,
+    seen: _Seen,
+    defects: Defects,
+    patches: PatchMaps | None,
+    settings: Mapping[str, object],
+    strongest: float,
 ) -> dict[str, float]:
     """Numbers that describe the whole scan."""
     # A line of the step map is about as long as its skeleton has pixels; diagonal ones are longer.
@@ -324,6 +329,7 @@ def _quantities(
         found["defects_per_nm2"] = len(defects) / max(float(seen.surface.valid.sum()) * pixel**2, 1e-12)
     if patches is not None:
         found["novelty"] = patches.typical_distance(seen.surface.valid) / float(str(settings["novelty_distance"]))
+        found["strongest_unexplained"] = strongest
     return found
 
 

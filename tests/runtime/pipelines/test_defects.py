@@ -12,6 +12,7 @@ from spm_runtime.pipelines import defects as module
 from spm_runtime.pipelines.defect_groups import patches_around
 from spm_runtime.pipelines.defects import find_defects
 from spm_runtime.pipelines.surface import SPREAD_UNIT_NM
+from spm_runtime.pipelines.unexplained import alarm_level
 from spm_runtime.results import ModelReference
 from spm_runtime.scan import Scan
 
@@ -370,6 +371,29 @@ def test_what_the_finder_does_not_know_is_in_the_mask_and_reported_on_request(pa
     assert 1.0 <= loud.defects.size_px[index[1]].min() * 0.05 <= loud.defects.size_px[index[1]].max() * 0.05 < 2.5
     nothing = look(stm(scene((180, 200), pixel, [], []), pixel), oracle, unexplained=1.0, false_alarms=1e-4)
     assert len(nothing.defects) == 0
+
+
+def test_only_what_is_stronger_than_in_images_without_defects_is_reported(patches):
+    pixel = (0.05, 0.05)
+    scan = stm(scene((180, 200), pixel, [(60, 60)], [(120, 140)]), pixel)
+    oracle = Oracle(attached=("encoder", "decoder"), sees=(-1,))
+    strongest = look(scan, oracle).quantities["strongest_unexplained"]
+    assert strongest > 1
+
+    def reported(levels, **parameters):
+        oracle.package.settings = MappingProxyType(dict(oracle.package.settings) | {"alarm_levels": levels})
+        result = look(scan, oracle, unexplained=1.0, **parameters)
+        assert result.quantities["strongest_unexplained"] == strongest
+        assert by_name(result)["mask"].data[120, 140] == (len(result.defects) == 2)
+        return len(result.defects) == 2
+
+    assert reported([0.9 * strongest])
+    assert not reported([1.1 * strongest])
+    # One image in four without defects has a stronger region.
+    levels = [0.0, 0.5 * strongest, 0.5 * strongest, 2 * strongest]
+    assert reported(levels, false_alarms=0.4)
+    assert not reported(levels, false_alarms=0.01)
+    assert alarm_level({}, 0.1) == alarm_level({"alarm_levels": [0.2]}, 0.1) == 1.0
 
 
 def test_what_looks_alike_is_one_group_and_names_what_has_no_name(patches):

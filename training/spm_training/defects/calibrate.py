@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import ModelPackage
+from spm_runtime.pipelines import analyse
 from spm_runtime.session import Device
 from spm_training.calibration import Knots, Reliability, fit_calibration, knots_of, on_top_of, reliability
 from spm_training.defects.evaluate import Finder, package_finder
@@ -103,6 +104,8 @@ class DefectCalibration:
         Marks of lower scores say nothing here.
     known
         The calibration that the package has already.
+    alarm_levels
+        Strongest region of every scene without defects that only the autoencoder sees, ascending; empty without one.
 
     Raises
     ------
@@ -114,6 +117,7 @@ class DefectCalibration:
     lower_bound: float
     lowest: float = LOWEST_SCORE
     known: Knots | None = None
+    alarm_levels: tuple[float, ...] = ()
 
     @cached_property
     def knots(self) -> Knots:
@@ -238,12 +242,23 @@ def fit_defects(
         images.append(marks_told(finder, shown))
         if on_image is not None:
             on_image(images[-1])
-    done = DefectCalibration(images, lower_bound, lowest, known)
+    levels = _alarm_levels(package, options, device) if "encoder" in package.attached else ()
+    done = DefectCalibration(images, lower_bound, lowest, known, levels)
     try:
         _ = done.knots, done.after
     except ValueError as error:
         raise ParameterError(f"{package.folder}: {error}. Train it longer, or take more --images.") from error
     return done
+
+
+def _alarm_levels(package: ModelPackage, options: DefectOptions, device: Device) -> tuple[float, ...]:
+    """What the autoencoder alone sees in the scenes without defects, with the package's own bound."""
+    found = (
+        analyse(scan_of(shown.scene), "defects", model=package.folder, device=device)
+        for shown in validation_scenes(options)
+        if shown.empty
+    )
+    return tuple(sorted(round(result.quantities["strongest_unexplained"], 3) for result in found))
 
 
 def marks_told(finder: Finder, shown: Shown) -> ToldMarks:

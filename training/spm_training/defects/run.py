@@ -178,7 +178,7 @@ def run_calibration(
     with bar(options.total, "calibrating") as progress:
         fitted = fit_defects(packages[0], options, device, on_image=_step(progress))
     x, y = fitted.network_knots
-    write_knots(knots, x, y)
+    write_knots(knots, x, y, alarm_levels=fitted.alarm_levels)
     on_top = "" if fitted.known is None else " (from the network's scores, the package's own calibration included)"
     say(f"{fitted.markdown()}\n{len(x)} knots written{on_top}: {knots}")
 
