@@ -59,8 +59,9 @@ _PATCHES = (
 )  # fmt: skip
 #: What the user sets for the training of both.
 _SHARED = ("training.", "optimiser.lr=", "data.cache=", "data.pool=", "surfaces.families=")
-#: Plantings in every held-out view; simulated images of every noise level, with defects and without; images for the clusters.
-ROUNDS, SIMULATED, CLUSTER_IMAGES = 3, 6, 24
+#: Views with planted defects that judge, and bounds of how often one view is planted; simulated images of every noise level, with
+#: defects and without; images for the clusters.
+PLANTINGS, ROUNDS, SIMULATED, CLUSTER_IMAGES = 40, (2, 8), 6, 24
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ class _Work:
         """Shipped and tuned package on the same images, and what follows."""
         self.report("judging on the held-out scans and on simulated ones")
         folders, smoke = {BEFORE: self.parent.folder, AFTER: tuned}, self.home.smoke
-        rounds, seed = 1 if smoke else ROUNDS, self.recipes[FINDER].training.seed
+        views, seed = len(views_of(self.collection.held_out)), self.recipes[FINDER].training.seed
+        rounds = 1 if smoke else min(max(PLANTINGS // views, ROUNDS[0]), ROUNDS[1])
         held_out = [
             [
                 judge_view(
