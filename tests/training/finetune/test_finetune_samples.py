@@ -14,7 +14,9 @@ from spm_training.finetune.rebuild import rebuilt_autoencoder
 from spm_training.finetune.samples import HomeFinderCrops, HomePatchCrops, framed
 from spm_training.finetune.scans import _view
 from spm_training.networks.ae1 import MARGIN_PX
+from spm_training.patch_graphs import ImageEncoderGraph
 from spm_training.recipe import load_recipe
+from spm_training.stages import learn_stage_one
 from spm_training.tasks import task_of
 
 
@@ -85,6 +87,22 @@ def test_the_error_on_the_users_scans_falls(package, view):
     with torch.no_grad():
         errors = [float((one(image) - target).square().mean()) for one in (network, trained)]
     assert errors[1] < errors[0]
+
+
+def test_what_was_learned_from_is_not_new_any_more(package, rng):
+    """An image unlike all simulated ones counts as known once it is among those that teach the clusters."""
+    network, recipe = rebuilt_autoencoder(package), recipe_of("ae1")
+    odd = (rng.random((96, 96)) < 0.5).astype(np.float32)
+    before = learn_stage_one(recipe, network, 4)
+    after = learn_stage_one(recipe, network, 4, more=[odd, odd.T.copy(), odd[::-1].copy()])
+
+    def distance(learned):
+        graph = ImageEncoderGraph(network, stride_px=8, clusters=learned.clusters)
+        with torch.no_grad():
+            return float(graph.named(torch.from_numpy(odd)[None, None])["distance"].median())
+
+    assert distance(before) > before.novelty_distance
+    assert distance(after) <= after.novelty_distance * 1.001
 
 
 def test_a_loss_that_is_none_ends_the_training(package, view):
