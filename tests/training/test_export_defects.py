@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -154,11 +155,17 @@ def test_the_description_and_the_card_say_how_it_was_made(package):
     assert "spacing" not in card
 
 
-def test_a_mixture_is_not_stored_in_half_precision(package):
+def test_weights_are_stored_in_half_precision_and_a_mixture_is_not(package):
     """Its factors are larger than float16 holds where a component is narrow."""
     weights = {name: one.training["weights"] for name, one in load_package(package).attached.items()}
-    assert weights == {"encoder": "float16", "decoder": "float16", "classes": "float32"}
+    assert weights == {"encoder": "float16", "decoder": "float16", "classes": "float16"}
     assert (package / "encoder.onnx").stat().st_size < 4 * 2**20
+    model = onnx.load(package / "classes.onnx")
+    kinds = {tensor.data_type: [] for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        kinds[tensor.data_type].append(tuple(tensor.dims))
+    assert (20, 8, 8) in kinds[onnx.TensorProto.FLOAT]
+    assert max(np.prod(dims) for dims in kinds[onnx.TensorProto.FLOAT]) <= 20 * 8 * 8
 
 
 def test_the_command_puts_calibrated_scores_into_graph_and_description(runs, tmp_path):

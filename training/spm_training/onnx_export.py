@@ -110,14 +110,21 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _store_half(model: onnx.ModelProto) -> None:
-    """Store large weights as float16 and cast them to float32 inside the graph."""
+    """Store what float16 holds exactly as float16, and cast it to float32 inside the graph.
+
+    `deployable` has rounded the weights; what a graph computes with besides, as a mixture of Gaussians, stays as it is.
+    """
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < _SMALL:
             continue
         values: NDArray[np.float32] = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            rounded = values.astype(np.float16)
+        if not np.array_equal(rounded, values):
+            continue
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        tensor.CopyFrom(numpy_helper.from_array(rounded, f"{name}_half"))
         casts.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
     for node in reversed(casts):
         model.graph.node.insert(0, node)

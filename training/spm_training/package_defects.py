@@ -21,6 +21,8 @@ from spm_runtime.pipelines.surface import (
     finder_input,
 )
 from spm_training.data import Split, rng_for
+from spm_training.defects.annotated import spiepy_set
+from spm_training.defects.annotated_score import score_annotated_set
 from spm_training.defects.evaluate import evaluate_all, package_finder
 from spm_training.defects.report import DefectReport, Subject
 from spm_training.defects.scenes import DEFECTS_SEED, DefectOptions
@@ -53,8 +55,6 @@ _TEST_STRIDES = (6, 9)
 _CHECKED = ((1, 1, 1), (1, 7, 3), (3, 4, 4), (1, 12, 16))
 #: Gaussian σ with which the pipeline smooths the error map, in working pixels.
 SMOOTHING_PX = 2.0
-#: Buffers from this size on would be stored in half precision too, which a mixture of Gaussians does not survive.
-_LARGE_BUFFER = 1024
 
 
 class DefectsPackage(PackagedTask):
@@ -176,9 +176,11 @@ class DefectsPackage(PackagedTask):
     def scores(
         self, package: ModelPackage, evaluation: DefectOptions, on_image: Callable[[ImageScore], object] | None
     ) -> DefectReport:
-        """F1, false marks and classes on simulated surfaces."""
-        found = evaluate_all({package.name: package_finder(package)}, evaluation, on_image=on_image)
-        return DefectReport(Subject.of(package), evaluation, found[package.name])
+        """F1, false marks and classes on simulated surfaces, and F1 on SPIEPy's images, annotated by eye."""
+        subject, finder = Subject.of(package), package_finder(package)
+        found = evaluate_all({package.name: finder}, evaluation, on_image=on_image)
+        real = score_annotated_set(spiepy_set(), {subject.label: finder}, without_size=[subject.label])
+        return DefectReport(subject, evaluation, found[package.name], [real])
 
 
 def _first(run: RunFolder, *, half: bool) -> tuple[dict[str, Attachment], dict[str, Any]]:
@@ -229,9 +231,7 @@ def _second(run: RunFolder, *, half: bool) -> tuple[Attachment, list[list[float]
 
 
 def _attachment(graph: ExportGraph, tensor: Tensor, training: Mapping[str, object], *, half: bool) -> Attachment:
-    exact = all(buffer.numel() < _LARGE_BUFFER for buffer in graph.buffers())
-    stored = half and exact
-    return Attachment(graph, tensor, {**training, "weights": "float16" if stored else "float32"}, stored)
+    return Attachment(graph, tensor, {**training, "weights": "float16" if half else "float32"}, half)
 
 
 def _surface(number: int, side_px: int, channels: tuple[str, ...]) -> NDArray[np.float32]:
