@@ -119,6 +119,8 @@ def _rest_of_dome(
 ) -> int | None:
     """The small neighbour that makes a region a dome which stands above everything around it: a cluster on a step."""
     for other in others:
+        if _touches_frame(_union(boxes[number], boxes[other]), labels.shape):
+            continue  # the upper end of a staircase stands above everything that is seen of it, too
         box = _grown(_union(boxes[number], boxes[other]), round(4 * width_px) + 2, labels.shape)
         one, two = labels[box] == number, labels[box] == other
         both = one | two

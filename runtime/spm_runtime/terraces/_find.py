@@ -113,7 +113,8 @@ def find_terraces(
     Notes
     -----
     A step along the fast axis that passes from one row to the next over the whole frame cannot be told from a change of the tip
-    and is taken for one; so it is where the rows were aligned before. Islands smaller than about 12 nm² are taken for adsorbates.
+    and is taken for one. Where rows were aligned before, both look like ramps: give heights as measured. Islands smaller than
+    about 12 nm² are taken for adsorbates.
     """
     if heights_nm.ndim != 2:
         raise ParameterError(f"image of shape {heights_nm.shape}: expected (H, W).")
@@ -143,11 +144,7 @@ def find_terraces(
     fit = fit_surface(level, labels, beside)
     levelled = _level_planes(level - fit.background - fit.terrace[labels], labels, beside)
     if _is_rough(levelled, labels, fit.terrace, beside, width_px):
-        one = np.zeros_like(labels)
-        flat = _level_planes(heights, one, there).astype(np.float32)
-        return Terraces(
-            flat, np.zeros_like(there), np.where(there, one, np.int32(-1)), np.zeros(1), width_px, rough=True
-        )
+        return _undivided(_level_planes(heights, np.zeros_like(labels), there), there, width_px, rough=True)
     return Terraces(
         levelled.astype(np.float32), steps & there, np.where(there, labels, np.int32(-1)),
         fit.terrace - fit.terrace.min(), width_px,
