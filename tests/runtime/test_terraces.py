@@ -172,6 +172,16 @@ def test_a_step_that_ends_is_an_edge_within_one_terrace(rng):
     assert (ndimage.distance_transform_edt(~found.steps)[near_cut] <= 3).mean() > 0.9
 
 
+def test_a_step_that_ends_soon_is_seen_and_a_blob_at_the_frame_is_none(rng):
+    y, x = np.mgrid[:200, :200]
+    height = 0.24 * np.arctan2(x - 100.3, 140.3 - y) / (2 * np.pi)
+    height += 0.4 * np.exp(-((y - 60) ** 2 + x**2) / (2 * 12.0**2))
+    found = find_terraces((height + rng.normal(0, 0.005, height.shape)).astype(np.float32), PIXEL)
+    cut = (np.abs(x - 100.3) < 1) & (y > 148)
+    assert (ndimage.distance_transform_edt(~found.steps)[cut] <= 3).mean() > 0.9
+    assert not found.steps[np.hypot(y - 60, x) < 40].any()
+
+
 def test_missing_rows_stay_missing(rng):
     image = surface(rng, staircase((160, 180)))
     image[120:] = np.nan

@@ -12,6 +12,7 @@ from scipy import ndimage
 from spm_runtime.errors import ParameterError
 from spm_runtime.terraces._adsorbates import without_adsorbates
 from spm_runtime.terraces._edges import StepResponse, respond, without_scars
+from spm_runtime.terraces._open import open_steps
 from spm_runtime.terraces._regions import basins, borders, join, merge, renumbered
 from spm_runtime.terraces._rows import BIWEIGHT_STD, SAMPLES, align_within, first_levelling, fit_surface
 
@@ -177,8 +178,9 @@ def _divide(
     soft = ndimage.gaussian_filter(image, width_px)
     labels = without_adsorbates(labels, soft, width_px=width_px, pixel_size_nm=by * pixel)
     joined, steps = _true_edges(labels, response, least_nm)
-    labels, joined, steps = (_unbinned(part, by, level.shape) for part in (labels, joined, steps))
-    return joined, _long_enough(steps & _outline(labels), pixel)
+    ends = open_steps(response, steps, least=least_nm, pixel_size_nm=by * pixel)
+    labels, joined, steps, ends = (_unbinned(part, by, level.shape) for part in (labels, joined, steps, ends))
+    return joined, _long_enough((steps & _outline(labels)) | ends, pixel)
 
 
 def _is_rough(
