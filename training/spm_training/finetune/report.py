@@ -137,12 +137,12 @@ def write_report(outcome: Outcome, folder: Path) -> Path:
 
 def _rows(outcome: Outcome) -> list[list[Cell]]:
     finder, patches = outcome.finder, outcome.patches
-    all_of_them = None if np.isnan(finder.kept) else 1.0
+    every = None if np.isnan(finder.kept) else 1.0
     rows: list[list[Cell]] = [
         ["F1, planted defects, held-out scans", *finder.planted_f1, f"change {_interval(finder.change)}, bootstrap over tiles"],
         ["recall, planted defects, held-out scans", *finder.planted_recall, "at the threshold of the package"],
         ["other marks per held-out scan", *finder.others, f"that the shipped finder is not sure of (score below {SURE:g})"],
-        ["sure defects still found", all_of_them, finder.kept, f"of score {SURE:g} or more before; at least {LEAST_KEPT:g} is asked for"],
+        ["sure defects still found", every, finder.kept, f"of score {SURE:g} before; at least {LEAST_KEPT:g} is asked for"],
         ["F1, simulated surfaces", *finder.simulated_f1, f"a loss of {MOST_LOST_F1:g} is borne"],
         ["marks per simulated image without defects", *finder.false_per_empty, f"{MOST_MORE_FALSE:g} more are borne"],
     ]  # fmt: skip
