@@ -49,7 +49,8 @@ NARROW = 0.75
 SHORTEST_NM, SHORTEST_PX = 1.5, 8.0
 
 #: A surface is rough where the heights on its terraces spread by this share of the steps between them. Random fields, cut into
-#: terraces, have 0.31 to 1.2, a film of graphite 0.26; crystals, the corrugation of 7×7 included, mostly below 0.1, a bunch of steps 0.21.
+#: terraces, have 0.31 to 1.2, a film of graphite 0.26; crystals, the corrugation of 7×7 included, mostly below 0.1, a bunch of
+#: steps 0.21.
 ROUGH = 0.24
 
 #: Smaller terraces than this are levelled by their height alone.
