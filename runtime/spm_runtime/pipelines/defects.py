@@ -66,6 +66,8 @@ class _Seen:
         ``(H, W)`` bool: all that may be a step, short pieces and doubtful ones too.
     levelled
         ``(H, W)`` float32 heights levelled terrace by terrace; NaN where missing.
+    rough
+        There are no terraces to be told apart.
     """
 
     surface: SurfaceImage
@@ -74,6 +76,7 @@ class _Seen:
     steps: NDArray[np.bool_]
     edges: NDArray[np.bool_]
     levelled: NDArray[np.float32]
+    rough: bool
 
 
 def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters: Mapping[str, float]) -> Result:
@@ -106,6 +109,10 @@ def find_defects(scan: Scan, package: ModelPackage, session: Session, parameters
     if scan.pixel_size_nm is None:
         warnings.append(
             "the file gives no pixel size, and without it atoms cannot be told from defects: set it with --pixel-size-nm"
+        )
+    if seen.rough:
+        warnings.append(
+            "the surface is too rough for terraces: what is marked are its largest features, look at them by eye"
         )
     patches, settings, strongest = None, package.settings, 0.0
     mask = seen.regions >= 0
@@ -159,16 +166,16 @@ def _look(scan: Scan, session: Session, lower_bound: float) -> _Seen:
     inside = np.where(surface.valid, found["inside"], np.float32(0))
     regions = regions_of(marks, inside)
     steps = _long_enough((found["step"] > STEP) & surface.valid, surface)
-    edges = (found["step"] > MAYBE_STEP) & surface.valid
+    edges, rough = (found["step"] > MAYBE_STEP) & surface.valid, False
     levelled = np.where(surface.valid, surface.heights, np.float32(np.nan))
     if surface.nm_per_unit is not None:  # a current has no terraces
         terraces = find_terraces(levelled * np.float32(surface.nm_per_unit), surface.pixel_size_nm)
-        levelled, edges = terraces.levelled, edges | terraces.steps
+        levelled, edges, rough = terraces.levelled, edges | terraces.steps, terraces.rough
         # Each sees steps that the other does not: the finder narrow terraces, the terraces broad or bent edges. Where both see
         # one, or the finder a defect, the finder has the say.
         told = ndimage.binary_dilation(steps | (regions >= 0), iterations=BESIDE_STEP_PX)
         steps = steps | _long_enough(terraces.steps & ~told, surface)
-    return _Seen(surface, marks, regions, steps, edges, levelled)
+    return _Seen(surface, marks, regions, steps, edges, levelled, rough)
 
 
 def _long_enough(steps: NDArray[np.bool_], surface: SurfaceImage) -> NDArray[np.bool_]:

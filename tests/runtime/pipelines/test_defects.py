@@ -349,6 +349,15 @@ def test_unusual_scans_warn(patches):
     assert result.quantities["novelty"] == pytest.approx(3.0)
 
 
+def test_a_rough_surface_warns():
+    """A self-affine random field."""
+    wave = 2 * np.pi * np.hypot(*np.meshgrid(np.fft.fftfreq(160, 0.1), np.fft.fftfreq(160, 0.1)))
+    white = np.random.default_rng(0).normal(size=wave.shape)
+    field = np.fft.ifft2(np.fft.fft2(white) * (1 + (4 * wave) ** 2) ** -0.85).real
+    heights = (field * (0.5 / field.std())).astype(np.float32)
+    assert "too rough" in " ".join(look(stm(heights, (0.1, 0.1))).warnings)
+
+
 # What only the autoencoder sees
 
 
