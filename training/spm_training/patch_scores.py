@@ -3,13 +3,18 @@
 Three errors are told apart, means over all pixels of images scaled to [0, 1]: against the image itself (which the report prints),
 against the image without noise (which decides), and that of the image itself against the one without noise. White noise of σ 0.03
 alone makes the first 9e-4.
+
+``python -m spm_training.patch_scores RUN`` prints the table of a run of the recipe ``ae1``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,9 +24,11 @@ from torch import nn
 from spm_runtime.errors import ParameterError
 from spm_training.data import Split
 from spm_training.networks.ae1 import windows_of
-from spm_training.recipe import Recipe
+from spm_training.recipe import Ae1NetworkOptions, Recipe
+from spm_training.run import RunFolder
 from spm_training.tasks import task_of
 from spm_training.tasks.patches import Ae1Task, PatchBatch
+from spm_training.trained import trained_network
 
 __all__ = ["STATED_NOISE", "ReconstructionScore", "batches_of", "markdown", "score_network", "score_pca"]
 
@@ -29,6 +36,8 @@ __all__ = ["STATED_NOISE", "ReconstructionScore", "batches_of", "markdown", "sco
 STATED_NOISE = 0.03
 #: Samples that are made and held as one batch.
 _BATCH = 16
+#: Crops of the validation split that are scored, and of the training split that PCA is fitted to.
+_SCORED, _FITTED = 2048, 6400
 
 
 @dataclass(frozen=True)
@@ -162,3 +171,24 @@ def _score(batches: Sequence[PatchBatch], outputs: Sequence[torch.Tensor]) -> Re
 def _flat(image: torch.Tensor) -> NDArray[np.float32]:
     """``(B, 1, 32 R, 32 C)`` → ``(B · R · C, 1024)``."""
     return windows_of(image).flatten(1).numpy()
+
+
+def _main(path: str) -> None:
+    """Print how a run describes windows beside PCA with as many components, which is fitted to images with the same noise."""
+    run = RunFolder(Path(path))
+    recipe, network = run.recipe(), trained_network(run)[0]
+    if not isinstance(recipe.network, Ae1NetworkOptions):
+        raise ParameterError(f"{path}: a run of the network {recipe.network.kind!r}; expected 'ae1'. Name another.")
+    for noise, title in (
+        (STATED_NOISE, f"White noise of σ {STATED_NOISE:g}"),
+        (None, "Noise of the simulated microscope"),
+    ):
+        batches = batches_of(recipe, Split.VALIDATION, _SCORED, white_noise=noise)
+        train = batches_of(recipe, Split.TRAIN, _FITTED, white_noise=noise)
+        size = recipe.network.latent
+        pca = {f"PCA, {count} components": one for count, one in score_pca(train, batches, [size, 2 * size]).items()}
+        click.echo(f"{title}\n\n{markdown({run.path.name: score_network(network, batches), **pca})}")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
