@@ -196,7 +196,12 @@ def _write(
     *,
     started: bool,
 ) -> Path:
-    shared = ", all from the convolutions of one trained network" if started else ""
+    shared = (
+        ", all from the convolutions of one trained network, whose own size has an advantage: they were trained beside dense "
+        "layers that began as its do"
+        if started
+        else ""
+    )
     sizes = list(found)
     recipe = found[sizes[0]].recipe
     page = Page(
