@@ -1,0 +1,264 @@
+"""What the networks that restore surfaces see: heights in units of their own relief, and what an image says of its tip.
+
+Training uses these very functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from spm_kernels import certainty_map, dilate, erode, estimate_tip, local_maxima
+from spm_runtime.pipelines.tip_classical import noise_of
+
+__all__ = [
+    "EVIDENCE",
+    "RESTORE_CHANNELS",
+    "TIP_PX",
+    "ReliefView",
+    "relief_view",
+    "restore_channels",
+    "tip_evidence",
+    "tip_heights",
+    "visible_tip",
+]
+
+Image = NDArray[np.float32]
+
+#: Side of a tip: 30 pixels in every direction.
+TIP_PX = 61
+HALF = TIP_PX // 2
+#: Channels of the network that restores.
+RESTORE_CHANNELS = ("image", "eroded", "certain")
+#: Per cent of the pixels beyond each end of the range of heights: spikes.
+SPIKES_PERCENT = 0.1
+#: Distance over which slopes and the local height are measured, in pixels. The simulated tips are as high as the local height
+#: at their reach (`spm_training.simulate.tips`).
+STEP_PX = 8
+#: Shares of the maxima whose surroundings are lower than the quantile.
+QUANTILES = (0.02, 0.1, 0.3)
+#: Half windows of the maxima that are asked, in pixels, and the most of them.
+REACHES, MOST_MAXIMA = (2, 6), 400
+#: Side of the tip that is estimated blindly, in pixels, and its threshold in units of the noise.
+BLIND_PX, BLIND_NOISE = 31, 4.0
+#: Depths, in units of the local height, below which a tip does not matter.
+DEEP = 4.0
+#: What `tip_evidence` tells, channel by channel.
+EVIDENCE = (
+    *(f"maxima {reach} px, quantile {q:g}" for reach in REACHES for q in QUANTILES),
+    "blind tip",
+    "autocorrelation",
+    "autocorrelation of the fine",
+    "noise",
+    "local height",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ReliefView:
+    """A scan in units of its own relief: ``heights = plane + scale · image``.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` float32, from about −0.5 to 0.5; missing pixels hold the nearest measured one.
+    valid
+        ``(H, W)`` bool: measured.
+    slope
+        Of the plane that was taken away, along y and x, in the unit of the scan per pixel.
+    offset
+        Height at the middle of the image that was taken away.
+    scale
+        Relief of the scan in its unit; positive.
+    noise
+        Standard deviation of the pixel noise of ``image``.
+    local
+        Height in ``image`` of what stands next to each other; positive.
+    """
+
+    image: Image
+    valid: NDArray[np.bool_]
+    slope: tuple[float, float]
+    offset: float
+    scale: float
+    noise: float
+    local: float
+
+    @property
+    def plane(self) -> NDArray[np.float64]:
+        """``(H, W)`` heights that were taken away, in the unit of the scan."""
+        return _plane(self.image.shape, self.slope) + self.offset
+
+    def normalised(self, heights: NDArray[np.floating]) -> Image:
+        """Other heights of the same scan, ``(H, W)`` in its unit, in units of the relief."""
+        return ((heights - self.plane) / self.scale).astype(np.float32)
+
+    def heights(self, image: Image) -> Image:
+        """The inverse of `normalised`: ``(H, W)`` float32 in the unit of the scan, NaN where the scan is missing."""
+        return np.where(self.valid, image * self.scale + self.plane, np.nan).astype(np.float32)
+
+
+def relief_view(heights: NDArray[np.floating]) -> ReliefView:
+    """Bring a scan into units of its own relief.
+
+    Parameters
+    ----------
+    heights
+        ``(H, W)`` in any unit; NaN where missing.
+
+    Returns
+    -------
+    ReliefView
+
+    Notes
+    -----
+    The slope is the median of differences: a staircase of terraces keeps its terraces level, and a tilted scan is levelled.
+    """
+    there = np.isfinite(heights)
+    shape = heights.shape
+    if not there.any():
+        return ReliefView(np.zeros(shape, np.float32), there, (0.0, 0.0), 0.0, 1.0, 0.0, 1.0)
+    middle = float(np.median(heights[there]))
+    centred = np.where(there, np.asarray(heights, np.float64) - middle, 0.0)
+    slope = _slope(centred, there, 0), _slope(centred, there, 1)
+    flat = centred - _plane(shape, slope)
+    if not there.all():
+        nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
+        flat = flat[tuple(nearest)]
+    low, high = np.percentile(flat[there], (SPIKES_PERCENT, 100 - SPIKES_PERCENT))
+    # A relief at the rounding error of the heights is a constant image.
+    rounding = 4 * float(np.finfo(np.float32).eps) * float(np.abs(heights[there]).max())
+    least = max(rounding, float(np.finfo(np.float32).tiny))
+    scale = max(float(high - low), least)
+    image = ((flat - (low + high) / 2) / scale).astype(np.float32)
+    noise = noise_of(np.where(there, image, np.float32(np.nan)))
+    local = _local_height(image, noise)
+    return ReliefView(image, there, slope, middle + float(low + high) / 2, scale, noise, local)
+
+
+def _plane(shape: tuple[int, ...], slope: tuple[float, float]) -> NDArray[np.float64]:
+    y, x = (np.arange(n) - (n - 1) / 2 for n in shape)
+    return np.asarray(np.add.outer(slope[0] * y, slope[1] * x))
+
+
+def _slope(heights: NDArray[np.float64], there: NDArray[np.bool_], axis: int) -> float:
+    """Median of the differences over some pixels, per pixel; 0 where there are none."""
+    step = min(STEP_PX, heights.shape[axis] - 1)
+    if step < 1:
+        return 0.0
+    after, before = np.moveaxis(heights, axis, 0)[step:], np.moveaxis(heights, axis, 0)[:-step]
+    both = np.moveaxis(there, axis, 0)
+    values = (after - before)[both[step:] & both[:-step]]
+    return float(np.median(values)) / step if values.size else 0.0
+
+
+def _local_height(image: Image, noise: float) -> float:
+    """Three times the rms difference of heights some pixels apart, less that of the noise."""
+    step = STEP_PX
+    parts = [(image[step:] - image[:-step]).ravel(), (image[:, step:] - image[:, :-step]).ravel()]
+    values = np.concatenate(parts).astype(np.float64)
+    square = float(np.mean(values**2)) - 2 * noise**2 if values.size else 0.0
+    return min(max(3 * float(np.sqrt(max(square, 0.0))), 1e-3), 1.0)
+
+
+def tip_evidence(view: ReliefView) -> NDArray[np.float32]:
+    """What an image says of the tip, as maps over the tip's own pixels.
+
+    Parameters
+    ----------
+    view
+        The scan.
+
+    Returns
+    -------
+    ``(len(EVIDENCE), TIP_PX, TIP_PX)`` float32. Heights are in units of ``view.local``, 0 at the apex in the middle.
+
+    Notes
+    -----
+    Where the apex touched a summit, all around it the image is at least as high as the tip: the surroundings of summits bound the
+    tip from above, their low quantiles closely. The blind estimate (Villarrubia 1997) is the strict form of that. A double
+    tip shows everything twice, which the autocorrelation shows; what an instrument blurs has no fine structure in it.
+    """
+    smooth = ndimage.gaussian_filter(view.image, 0.8)
+    maps: list[NDArray[np.floating]] = []
+    for reach in REACHES:
+        maps += [np.clip(one / view.local, -DEEP, 1.0) for one in _round_summits(smooth, view.valid, reach)]
+    there = np.where(view.valid, view.image, np.float32(np.nan))
+    start = np.zeros((BLIND_PX, BLIND_PX), np.float32)
+    blind = estimate_tip(there, start, threshold=BLIND_NOISE * view.noise + 1e-6)
+    maps.append(np.pad(np.clip(blind / view.local, -DEEP, 0.0), HALF - BLIND_PX // 2, mode="edge"))
+    maps.append(_autocorrelation(smooth - ndimage.gaussian_filter(smooth, 8.0)))
+    maps.append(_autocorrelation(smooth - ndimage.gaussian_filter(view.image, 2.0)))
+    for number in (view.noise / view.local, view.local):
+        maps.append(np.full((TIP_PX, TIP_PX), np.log10(max(number, 1e-4))))
+    return np.stack(maps).astype(np.float32)
+
+
+def _round_summits(image: Image, valid: NDArray[np.bool_], reach: int) -> list[NDArray[np.float32]]:
+    """Low quantiles, over the summits, of the heights around each: maps of the tip's size."""
+    padded = np.pad(np.where(valid, image, np.nan), HALF, constant_values=np.nan).astype(np.float32)
+    peaks = _summits(image, valid, reach)
+    if not len(peaks):
+        return [np.zeros((TIP_PX, TIP_PX), np.float32) for _ in QUANTILES]
+    around = np.lib.stride_tricks.sliding_window_view(padded, (TIP_PX, TIP_PX))[peaks[:, 0], peaks[:, 1]]
+    rise = around.reshape(len(peaks), -1).T - image[peaks[:, 0], peaks[:, 1]]  # NaN sorts to the end
+    ranks = [min(int(q * len(peaks)), len(peaks) - 1) for q in QUANTILES]
+    ordered = np.partition(rise, ranks, axis=1)[:, ranks].reshape(TIP_PX, TIP_PX, -1)
+    return [np.nan_to_num(ordered[..., number]) for number in range(len(ranks))]
+
+
+def _summits(image: Image, valid: NDArray[np.bool_], reach: int) -> NDArray[np.intp]:
+    """``(N, 2)`` pixels that are the highest of their window, the highest first, spread evenly when there are too many."""
+    found = local_maxima(image, window_px=2 * reach + 1, threshold=-np.inf, valid=valid)
+    return np.asarray(found[:: len(found) // MOST_MAXIMA + 1], np.intp)
+
+
+def _autocorrelation(image: Image) -> NDArray[np.float64]:
+    """Autocorrelation up to half a tip, 1 in the middle."""
+    spectrum = np.abs(fft.rfft2(image, [n + HALF for n in image.shape])) ** 2
+    whole = fft.irfft2(spectrum, [n + HALF for n in image.shape])
+    around = np.roll(whole, (HALF, HALF), (0, 1))[:TIP_PX, :TIP_PX]
+    return np.asarray(around / max(float(around[HALF, HALF]), 1e-12))
+
+
+def visible_tip(tip: Image, local: float) -> Image:
+    """The tip as a picture: 1 at the apex, 0 where it is far below.
+
+    Parameters
+    ----------
+    tip
+        ``(TIP_PX, TIP_PX)`` heights, 0 at the apex, in units of the relief; −inf where there is no tip.
+    local
+        As in `ReliefView`.
+    """
+    return np.asarray(np.exp(np.minimum(tip / np.float32(local), np.float32(0.5))), np.float32)
+
+
+def tip_heights(visible: Image, local: float) -> Image:
+    """The inverse of `visible_tip`; −inf where the picture is darker than ``exp(−DEEP)``, 0 in the middle."""
+    there = visible > np.exp(-DEEP)
+    heights = np.where(there, local * np.log(np.maximum(visible, 1e-6)), -np.inf).astype(np.float32)
+    heights[HALF, HALF] = 0.0
+    return heights
+
+
+def restore_channels(view: ReliefView, tip: Image) -> NDArray[np.float32]:
+    """What the network that restores sees: the image, its erosion by a tip, and where that is the surface itself.
+
+    Parameters
+    ----------
+    view
+        The scan.
+    tip
+        ``(h, w)`` float32 in units of the relief, as `spm_kernels.erode` takes it.
+
+    Returns
+    -------
+    ``(3, H, W)`` float32 in the order of `RESTORE_CHANNELS`.
+    """
+    eroded = erode(view.image, tip)
+    certain = certainty_map(dilate(eroded, tip), tip, tolerance=1e-6)
+    return np.stack([view.image, eroded, certain.astype(np.float32)])

@@ -1,0 +1,109 @@
+"""The network that gives back a surface from its image and an estimate of the tip that made it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spm_runtime.pipelines.relief import RESTORE_CHANNELS
+from spm_training.networks.tip import CODE_WIDTH
+from spm_training.networks.unet import UNet
+
+__all__ = ["RestorerNet", "RestorerOutput"]
+
+#: Maps of the last layer: the gate of the erosion, what is added, where the tip touched.
+_MAPS = 3
+
+
+class RestorerOutput(NamedTuple):
+    """What the network says of a batch.
+
+    Parameters
+    ----------
+    restored
+        ``(B, 1, H, W)`` heights in units of the image's relief.
+    touched
+        ``(B, 1, H, W)`` logit: the tip touched the surface here.
+    """
+
+    restored: Tensor
+    touched: Tensor
+
+
+class RestorerNet(UNet):
+    """U-Net on half of the resolution, told of the tip.
+
+    A surface is the image plus a gated share of what erosion by the estimated tip takes away, plus a correction. The code of the
+    tip scales and shifts the features of every level (E. Perez et al., FiLM, arXiv 1709.07871). Pixels go into channels at
+    the entry and come back at the end (W. Shi et al., arXiv 1609.05158).
+
+    Parameters
+    ----------
+    base_width, depth
+        As in `spm_training.networks.unet.UNet`, of the network on half of the resolution.
+    with_tip
+        Whether it sees the erosion and the code; else it sees the image alone.
+    """
+
+    def __init__(self, base_width: int = 32, depth: int = 3, *, with_tip: bool = True) -> None:
+        self.image_channels = len(RESTORE_CHANNELS) if with_tip else 1
+        super().__init__(base_width, depth, channels_in=4 * self.image_channels)
+        self.with_tip = with_tip
+        self.code_width = CODE_WIDTH if with_tip else 0
+        widths = [base_width * 2**level for level in range(depth)] + [self.bottleneck_width]
+        self.told = nn.Sequential(nn.Linear(CODE_WIDTH, 64), nn.ReLU(inplace=True)) if with_tip else nn.Identity()
+        self.scales = nn.ModuleList(nn.Linear(64, 2 * width) for width in widths) if with_tip else nn.ModuleList()
+        for layer in self.scales:
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.head = nn.Conv2d(base_width, 4 * _MAPS, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.stride = 2 * self.stride
+
+    @property
+    def halo_px(self) -> int:
+        """How far an output pixel looks in any direction, at most: the U-Net and the head on half of the resolution."""
+        return 2 * (4 * (self.stride // 2 - 1) + self.stride + self.stride // 2 - 1 + 1) + 1
+
+    def forward(self, inputs: Tensor) -> RestorerOutput:
+        """Restore.
+
+        Parameters
+        ----------
+        inputs
+            ``(B, 1, H, W)`` without a tip. With one ``(B, 4, H, W)``: the channels of
+            `spm_runtime.pipelines.relief.restore_channels`, and one whose first pixels hold the code of the tip, row by row.
+            H and W multiples of `stride`.
+        """
+        if not self.with_tip:
+            return self.restore(inputs, None)
+        return self.restore(inputs[:, :-1], inputs[:, -1].flatten(1)[:, :CODE_WIDTH])
+
+    def restore(self, image: Tensor, code: Tensor | None) -> RestorerOutput:
+        """The same with the code ``(B, CODE_WIDTH)`` apart."""
+        seen = image[:, :1]
+        lowered = image[:, 1:2] - seen if self.with_tip else torch.zeros_like(seen)
+        channels = torch.cat((seen, lowered, image[:, 2:3]), dim=1) if self.with_tip else seen
+        told = self.told(code) if code is not None else None
+        skips = []
+        x = functional.pixel_unshuffle(channels, 2)
+        for level, block in enumerate(self.encoder):
+            x = self._tell(block(x), told, level)
+            skips.append(x)
+            x = self.pool(x)
+        x = self._tell(self.bottleneck(x), told, self.depth)
+        for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
+            x = block(torch.cat((skip, up(x)), dim=1))
+        maps = functional.pixel_shuffle(self.head(x).float(), 2)
+        restored = seen + maps[:, :1].sigmoid() * lowered + maps[:, 1:2]
+        return RestorerOutput(restored, maps[:, 2:])
+
+    def _tell(self, x: Tensor, told: Tensor | None, level: int) -> Tensor:
+        if told is None:
+            return x
+        scale, shift = self.scales[level](told)[:, :, None, None].chunk(2, dim=1)
+        return x * (1 + scale) + shift
