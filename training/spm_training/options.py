@@ -27,12 +27,16 @@ __all__ = [
     "ParameterOptions",
     "PlateauOptions",
     "Positive",
+    "RestorerNetworkOptions",
     "ScaleNetworkOptions",
     "ScheduleOptions",
     "SimulatorOptions",
     "StepOptions",
     "SurfaceOptions",
     "TargetOptions",
+    "TipModelOptions",
+    "TipNetworkOptions",
+    "TipSceneOptions",
     "TrainingOptions",
 ]
 
@@ -132,6 +136,45 @@ class Ae2NetworkOptions(Options):
         return 32
 
 
+class TipNetworkOptions(Options):
+    """Options of `spm_training.networks.tip.TipNet`."""
+
+    kind: Literal["tip"] = "tip"
+    base_width: Count = 24
+    depth: Annotated[int, Field(ge=1, le=5)] = 4
+
+    @property
+    def stride(self) -> int:
+        """It sees maps of the tip's size: crops may have any size."""
+        return 1
+
+
+class RestorerNetworkOptions(Options):
+    """Options of `spm_training.networks.restorer.RestorerNet`."""
+
+    kind: Literal["restorer"] = "restorer"
+    base_width: Count = 32
+    depth: Annotated[int, Field(ge=1, le=5)] = 3
+    #: It sees what a trained network of the kind ``tip`` says of the tip (`TipSceneOptions.tip_run`); false sees the image alone.
+    with_tip: bool = True
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a crop are multiples of it: the network works on half of the resolution."""
+        return 2 << self.depth
+
+
+class TipModelOptions(Options):
+    """The hackathon's models 1, 2 and 3 (`spm_training.networks.tip_models`), whose sizes are fixed."""
+
+    kind: Literal["tip1", "tip2", "tip3"]
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a crop are multiples of it."""
+        return 16
+
+
 #: A network by its ``kind``; `spm_training.tasks` has a task for each.
 NetworkOptions = Annotated[
     AtomsNetworkOptions
@@ -139,7 +182,10 @@ NetworkOptions = Annotated[
     | ScaleNetworkOptions
     | FinderNetworkOptions
     | Ae1NetworkOptions
-    | Ae2NetworkOptions,
+    | Ae2NetworkOptions
+    | TipNetworkOptions
+    | RestorerNetworkOptions
+    | TipModelOptions,
     Field(discriminator="kind"),
 ]
 
@@ -195,6 +241,23 @@ class SurfaceOptions(Options):
         return self
 
 
+class TipSceneOptions(Options):
+    """Surfaces under bad tips (`spm_training.simulate.tips`), for networks that restore them."""
+
+    #: Side of a simulated scan; crops are cut from it.
+    image_px: Annotated[int, Field(ge=64)] = 256
+    modalities: tuple[Literal["afm", "stm"], ...] = ("afm", "stm")
+    #: Kinds of corruption to draw from; a name that stands twice is drawn twice as often.
+    families: tuple[Literal["blunt", "double", "hackathon", "convolution"], ...] = (
+        "blunt",
+        "double",
+        "hackathon",
+        "convolution",
+    )
+    #: Run of the network that estimates tips, for a network that restores with its help.
+    tip_run: str = ""
+
+
 class TargetOptions(Options):
     """The confidence map that the network learns: Gaussians of peak 1 at the columns."""
 
@@ -217,6 +280,12 @@ class LossOptions(Options):
     contrast_weight: Annotated[float, Field(ge=0)] = 0.0
     cluster_weight: Annotated[float, Field(ge=0)] = 0.0
     coarse_weight: Annotated[float, Field(ge=0)] = 0.0
+    #: What a network that restores surfaces learns: absolute error, 1 − SSIM, absolute error of the differences between
+    #: neighbours, and where the tip touched.
+    mae_weight: Annotated[float, Field(ge=0)] = 1.0
+    ssim_weight: Annotated[float, Field(ge=0)] = 0.0
+    gradient_weight: Annotated[float, Field(ge=0)] = 0.0
+    touched_weight: Annotated[float, Field(ge=0)] = 0.0
     #: Clusters of an earlier run, as `spm_training.clusters.Clusters` writes them.
     clusters_file: str = ""
 

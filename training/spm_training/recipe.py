@@ -39,12 +39,16 @@ from spm_training.options import (
     ParameterOptions,
     PlateauOptions,
     Positive,
+    RestorerNetworkOptions,
     ScaleNetworkOptions,
     ScheduleOptions,
     SimulatorOptions,
     StepOptions,
     SurfaceOptions,
     TargetOptions,
+    TipModelOptions,
+    TipNetworkOptions,
+    TipSceneOptions,
     TrainingOptions,
 )
 
@@ -58,10 +62,14 @@ __all__ = [
     "FinderNetworkOptions",
     "PlateauOptions",
     "Recipe",
+    "RestorerNetworkOptions",
     "ScaleNetworkOptions",
     "StepOptions",
     "SurfaceOptions",
     "TargetOptions",
+    "TipModelOptions",
+    "TipNetworkOptions",
+    "TipSceneOptions",
     "load_recipe",
     "read_recipe",
     "recipe_names",
@@ -79,8 +87,9 @@ class Recipe(Options):
     """Everything that decides a training, and what the exported package says of it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-    #: What the exported network does: finds atoms, or the scale of an image for a network that finds atoms; or defects.
-    task: Literal["atoms", "scale", "defects"]
+    #: What the exported network does: finds atoms, or the scale of an image for a network that finds atoms; or defects; or
+    #: restores surfaces.
+    task: Literal["atoms", "scale", "defects", "restore"]
     title: str
     #: Where the data come from, for `spm-train list`.
     data_source: str
@@ -89,6 +98,7 @@ class Recipe(Options):
     network: NetworkOptions = AtomsNetworkOptions()
     simulator: SimulatorOptions = SimulatorOptions()
     surfaces: SurfaceOptions = SurfaceOptions()
+    tips: TipSceneOptions = TipSceneOptions()
     target: TargetOptions = TargetOptions()
     loss: LossOptions = LossOptions()
     data: DataOptions = DataOptions()
@@ -114,6 +124,15 @@ class Recipe(Options):
                 f"surfaces.image_px {self.surfaces.image_px} is below {self.data.crop_px + context}: a crop of "
                 f"{self.data.crop_px} px and its context of {context}"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _crop_fits_the_scan(self) -> Recipe:
+        restores = self.network.kind in ("restorer", "tip1", "tip2", "tip3")
+        if restores and self.tips.image_px < self.data.crop_px:
+            raise ValueError(f"tips.image_px {self.tips.image_px} is below data.crop_px {self.data.crop_px}")
+        if isinstance(self.network, RestorerNetworkOptions) and self.network.with_tip != bool(self.tips.tip_run):
+            raise ValueError("network.with_tip and tips.tip_run need each other")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -14,7 +14,9 @@ from spm_training.tasks.atomid import AtomidTask
 from spm_training.tasks.atoms import AtomsTask
 from spm_training.tasks.finder import FinderTask
 from spm_training.tasks.patches import Ae1Task, Ae2Task
+from spm_training.tasks.restorer import RestorerTask
 from spm_training.tasks.scale import ScaleTask
+from spm_training.tasks.tip import TipTask
 
 __all__ = ["Batch", "Task", "stacked", "task_of"]
 
@@ -25,6 +27,11 @@ _TASKS: dict[str, type[Task[Any, Any]]] = {
     "finder": FinderTask,
     "ae1": Ae1Task,
     "ae2": Ae2Task,
+    "tip": TipTask,
+    "restorer": RestorerTask,
+    "tip1": RestorerTask,
+    "tip2": RestorerTask,
+    "tip3": RestorerTask,
 }
 
 

@@ -1,0 +1,108 @@
+"""The networks that restore surfaces and estimate tips, as they are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX
+from spm_training.graphs import ExportGraph, TensorSpec
+from spm_training.networks.restorer import RestorerNet
+from spm_training.networks.tip import CODE_WIDTH, TipNet
+from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
+from spm_training.simulate.tips import FAMILIES
+
+__all__ = ["RestorerGraph", "TipGraph"]
+
+#: bioimage.io wants names for all numbers of a vector, and names without spaces.
+_CODE = tuple(f"code_{number}" for number in range(CODE_WIDTH))
+_RESTORED = TensorSpec("restored", "Heights of the surface in units of the scan's relief.", ("restored",))
+_TOUCHED = TensorSpec("touched", "Probability that the tip touched the surface here.", ("touched",), limits=(0.0, 1.0))
+
+
+class RestorerGraph(ExportGraph):
+    """A network that restores surfaces, as it is exported.
+
+    Parameters
+    ----------
+    network
+        A network in evaluation mode.
+    """
+
+    INPUT = "image"
+    #: Heights are no probabilities: nothing to calibrate.
+    calibration: None = None
+
+    def __init__(self, network: RestorerNet | TipModel1 | TipModel2 | TipModel3) -> None:
+        super().__init__(network)
+        self.stride: int = network.stride
+        self.halo_px: int = network.halo_px
+        self.with_tip = isinstance(network, RestorerNet) and network.with_tip
+        self.channels: tuple[str, ...] = RESTORE_CHANNELS if self.with_tip else RESTORE_CHANNELS[:1]
+        if self.with_tip:
+            said = "What the attached network says of the tip; the same for all tiles of a scan."
+            self.VECTORS = (TensorSpec("code", said, _CODE, is_map=False),)
+        self.OUTPUTS = (_RESTORED, _TOUCHED) if isinstance(network, RestorerNet) else (_RESTORED,)
+
+    @property
+    def architecture(self) -> str:
+        """In words, for the card."""
+        network = self.network
+        if isinstance(network, TipModel1):
+            return f"U-Net without skip links of base width {network.base_width} and depth {network.depth}, less its input"
+        if isinstance(network, TipModel2):
+            return f"Convolutional autoencoder of width {network.width}"
+        if isinstance(network, TipModel3):
+            return f"Autoencoder with skip links of base width {network.base_width} and depth {network.depth}"
+        return f"Residual U-Net on half of the resolution of base width {network.base_width} and depth {network.depth}"
+
+    def example(self) -> Tensor:
+        """Two images, not square."""
+        return torch.zeros(2, len(self.channels), 3 * self.stride, 4 * self.stride)
+
+    def free_axes(self) -> Mapping[int, Any]:
+        """Batch, height and width; the last two in multiples of the stride."""
+        batch, rows, columns = (torch.export.Dim(name, min=1, max=4096) for name in ("batch", "rows", "columns"))
+        return {0: batch, 2: self.stride * rows, 3: self.stride * columns}
+
+    def forward(self, image: Tensor, code: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """``(B, C, H, W)`` and ``(B, CODE_WIDTH)`` → the maps of `OUTPUTS`, ``(B, 1, H, W)`` each."""
+        if isinstance(self.network, RestorerNet):
+            restored, touched = self.network.restore(image, code)
+            return restored, touched.sigmoid()
+        alone: Tensor = self.network(image)
+        return alone
+
+
+class TipGraph(ExportGraph):
+    """`TipNet` as it is exported."""
+
+    INPUT = "evidence"
+    OUTPUTS = (
+        TensorSpec(
+            "visible", "The tip: 1 at its apex, exp(height / local height) elsewhere.", ("visible",), limits=(0.0, 1.0)
+        ),
+        TensorSpec(
+            "families", "Probabilities of the kinds of corruption.", FAMILIES, is_map=False, limits=(0.0, 1.0)
+        ),
+        TensorSpec("code", "What the network that restores is told of the tip.", _CODE, is_map=False),
+    )
+
+    def __init__(self, network: TipNet) -> None:
+        super().__init__(network)
+
+    def example(self) -> Tensor:
+        """Two tips."""
+        return torch.zeros(2, len(EVIDENCE), TIP_PX, TIP_PX)
+
+    def free_axes(self) -> Mapping[int, Any]:
+        """The batch."""
+        return {0: torch.export.Dim("batch", min=1, max=4096)}
+
+    def forward(self, evidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, E, TIP_PX, TIP_PX)`` → the tensors of `OUTPUTS`."""
+        found = self.network(evidence)
+        return found.visible.sigmoid(), found.families.softmax(dim=1), found.code

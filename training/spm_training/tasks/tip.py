@@ -1,0 +1,105 @@
+"""Training of the network that estimates a tip, `spm_training.networks.tip.TipNet`, on simulated scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from spm_runtime.pipelines.relief import EVIDENCE, TIP_PX
+from spm_training.data import Split
+from spm_training.networks.tip import TipNet, TipOutput
+from spm_training.recipe import Recipe, TipNetworkOptions
+from spm_training.restore_graphs import TipGraph
+from spm_training.tasks._task import stacked
+from spm_training.tasks.tip_scenes import TipBatch, TipSamples
+
+__all__ = ["TipTask"]
+
+#: Weights of the terms: the error of the visible tip is small by its nature, for most of it is dark.
+_WEIGHTS = {"tip": 10.0, "family": 0.1}
+
+
+class TipTask:
+    """Evidence through `TipNet`.
+
+    Parameters
+    ----------
+    recipe
+        The resolved recipe.
+    """
+
+    sum_names = ("images", "loss", *_WEIGHTS, "right", "upper")
+    shown = ("tip", "upper", "family_accuracy")
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Evidence of one scan."""
+        return len(EVIDENCE), TIP_PX, TIP_PX
+
+    def build_network(self) -> TipNet:
+        """The network with fresh weights from torch's global generator."""
+        options = self.recipe.network
+        if not isinstance(options, TipNetworkOptions):
+            raise TypeError(f"network options of kind {options.kind!r} for the task of 'tip'")
+        return TipNet(options.base_width, options.depth)
+
+    def graph(self, network: TipNet) -> TipGraph:
+        """The network as it is exported."""
+        return TipGraph(network)
+
+    def dataset(self, split: Split) -> TipSamples:
+        """Samples of a split."""
+        return TipSamples(self.recipe, split)
+
+    def collate(self, samples: Sequence[tuple[Tensor, ...]]) -> TipBatch:
+        """A batch from samples."""
+        return TipBatch(*stacked(samples))
+
+    def inputs(self, batch: TipBatch) -> Tensor:
+        """The evidence."""
+        return batch.evidence
+
+    def loss(self, output: TipOutput, batch: TipBatch) -> Mapping[str, Tensor]:
+        """``tip``: absolute error of the visible tip, near its apex four times as much; ``family``: cross-entropy."""
+        error = (output.visible.sigmoid() - batch.visible.clamp(max=1.0)).abs()
+        terms = {
+            "tip": (error * (1 + 3 * batch.visible.clamp(max=1.0))).mean(),
+            "family": functional.cross_entropy(output.families, batch.family),
+        }
+        total = torch.stack([_WEIGHTS[name] * value for name, value in terms.items()]).sum()
+        return {"loss": total, **terms}
+
+    def validation_sums(self, output: TipOutput, batch: TipBatch) -> list[float]:
+        """Sums over the images, in the order of `sum_names`."""
+        images = len(batch.family)
+        terms = self.loss(output, batch)  # every image weighs the same in each mean
+        right = (output.families.argmax(dim=1) == batch.family).float().sum()
+        high = batch.visible > 0.3
+        error = (output.visible.sigmoid() - batch.visible.clamp(max=1.0)).abs() * high
+        upper = (error.sum(dim=(1, 2, 3)) / high.sum(dim=(1, 2, 3)).clamp(min=1)).sum()
+        return [
+            float(images),
+            *(images * float(terms[name]) for name in ("loss", *_WEIGHTS)),
+            float(right),
+            float(upper),
+        ]
+
+    def validation_metrics(self, sums: list[float]) -> dict[str, float]:
+        """Figures of merit: ``upper`` is the mean error of the visible tip where it is brighter than 0.3."""
+        by_name = dict(zip(self.sum_names, sums, strict=True))
+        mean = {name: by_name[name] / by_name["images"] for name in ("loss", *_WEIGHTS, "upper")}
+        return mean | {"family_accuracy": by_name["right"] / by_name["images"]}
+
+    def pictures(self, output: TipOutput, batch: TipBatch) -> dict[str, NDArray[np.float32]]:
+        """True and estimated tips side by side."""
+        both = torch.cat((batch.visible.clamp(max=1.0), output.visible.sigmoid().float()), dim=3)
+        rows = list(both[:8, 0].cpu().numpy())
+        return {"true_tip_estimated_tip": np.concatenate(rows).astype(np.float32)}
