@@ -1,8 +1,5 @@
 """Blind estimation against its definition, against Gwyddion, and against tips that are known."""
 
-import ctypes
-import ctypes.util
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -204,62 +201,14 @@ def test_wrong_arguments_are_named(image, start, threshold, message):
 # --- the same by Gwyddion -----------------------------------------------------------------------------------------
 
 
-class Gwyddion:
-    """The few functions of libgwyprocess2 that the tests need, on NumPy arrays."""
-
-    def __init__(self) -> None:
-        ctypes.CDLL("libgwyddion2.so.0", mode=ctypes.RTLD_GLOBAL)  # libgwyprocess2 does not name it as needed
-        self._process = ctypes.CDLL("libgwyprocess2.so.0")
-        self._objects = ctypes.CDLL("libgobject-2.0.so.0")
-        pointer, number, whole = ctypes.c_void_p, ctypes.c_double, ctypes.c_int
-        self._process.gwy_process_type_init.restype = None
-        self._process.gwy_process_type_init()
-        self._declare("gwy_data_field_new", pointer, [whole, whole, number, number, whole])
-        self._declare("gwy_data_field_get_data", ctypes.POINTER(number), [pointer])
-        counter = ctypes.POINTER(whole)
-        for name in ("gwy_tip_estimate_partial", "gwy_tip_estimate_full"):
-            self._declare(name, pointer, [pointer, pointer, number, whole, counter, pointer, pointer])
-        for name in ("gwy_tip_dilation", "gwy_tip_erosion", "gwy_tip_cmap"):
-            self._declare(name, pointer, [pointer] * 5)
-        self._objects.g_object_unref.restype = None
-        self._objects.g_object_unref.argtypes = [pointer]
-
-    def _declare(self, name, result, arguments):
-        function = getattr(self._process, name)
-        function.restype, function.argtypes = result, arguments
-
-    def _field(self, heights):
-        field = self._process.gwy_data_field_new(*heights.shape[::-1], *map(float, heights.shape[::-1]), 1)
-        self._heights(field, heights.shape)[:] = heights
-        return field
-
-    def _heights(self, field, shape):
-        return np.ctypeslib.as_array(self._process.gwy_data_field_get_data(field), shape)
-
-    def estimate(self, image, shape, threshold, full, use_edges):
-        name = "gwy_tip_estimate_full" if full else "gwy_tip_estimate_partial"
-        tip, surface = self._field(np.zeros(shape)), self._field(image)
-        getattr(self._process, name)(tip, surface, threshold, use_edges, ctypes.byref(ctypes.c_int()), None, None)
-        heights = self._heights(tip, shape).copy()
-        for field in (tip, surface):
-            self._objects.g_object_unref(field)
-        return heights - heights.max()
-
-    def morphology(self, name, image, tip):
-        """It takes the tip as it is, not as a spike shows it: turned by 180°."""
-        fields = [self._field(a) for a in (tip[::-1, ::-1], image, np.zeros(image.shape))]
-        getattr(self._process, name)(*fields, None, None)
-        heights = self._heights(fields[2], image.shape).copy()
-        for field in fields:
-            self._objects.g_object_unref(field)
-        return heights
-
-
 @pytest.fixture(scope="module")
 def gwyddion():
-    if ctypes.util.find_library("gwyprocess2") is None:
-        pytest.skip("libgwyprocess2 is not installed (Debian: libgwyddion2-0)")
-    return Gwyddion()
+    """The library as the comparison of restorers uses it; it is no dependency, and kernels know nothing of that module."""
+    peer = pytest.importorskip("spm_training.peers.restore.gwyddion")
+    missing = peer.why_missing()
+    if missing is not None:
+        pytest.skip(missing)
+    return peer.gwyddion()
 
 
 def gwyddion_image(rng, smooth, noise):
@@ -280,7 +229,7 @@ def test_gwyddion_finds_the_same_tip(gwyddion, rng, smooth, noise):
                 ours = estimate_tip(
                     image, np.zeros((11, 9), np.float32), threshold=threshold, full=full, use_edges=use_edges
                 )
-                theirs = gwyddion.estimate(image, (11, 9), threshold, full, use_edges)
+                theirs = gwyddion.estimate(image, (11, 9), threshold=threshold, full=full, use_edges=use_edges)
                 np.testing.assert_array_equal(ours, theirs)
 
 
@@ -288,7 +237,7 @@ def test_gwyddion_finds_the_same_tip_within_its_rounding(gwyddion, rng):
     image = (dilate(whole_surface(rng, (90, 90), 3.0), skewed_tip(11, 11)) * np.pi / 1000).astype(np.float32)
     step = np.ptp(image) / 10_000
     for full in (False, True):
-        theirs = gwyddion.estimate(image, (11, 11), 0.05, full, False)
+        theirs = gwyddion.estimate(image, (11, 11), threshold=0.05, full=full, use_edges=False)
         ours = estimate_tip(image, np.zeros((11, 11), np.float32), threshold=0.05, full=full)
         assert np.abs(ours - theirs).max() < 3 * step
 
@@ -297,10 +246,9 @@ def test_gwyddion_gives_the_same_image_surface_and_certainty(gwyddion, rng):
     surface, tip = whole_surface(rng, (70, 82), 3.0), skewed_tip(11, 9)
     inside = np.s_[11:-11, 9:-9]  # beyond the border it repeats the outermost pixel
     image = gwyddion_image(rng, 3.0, 0.0)
-    np.testing.assert_array_equal(
-        gwyddion.morphology("gwy_tip_dilation", surface, tip)[inside], dilate(surface, tip)[inside]
-    )
-    np.testing.assert_array_equal(gwyddion.morphology("gwy_tip_erosion", image, tip)[inside], erode(image, tip)[inside])
-    certain = gwyddion.morphology("gwy_tip_cmap", image, tip) > 0
+    turned = tip[::-1, ::-1]  # it takes the tip as it is, not as a spike shows it
+    np.testing.assert_array_equal(gwyddion.dilation(surface, turned)[inside], dilate(surface, tip)[inside])
+    np.testing.assert_array_equal(gwyddion.erosion(image, turned)[inside], erode(image, tip)[inside])
+    certain = gwyddion.certainty(image, turned)
     np.testing.assert_array_equal(certain[inside], certainty_map(image, tip)[inside])
     assert certain.any()

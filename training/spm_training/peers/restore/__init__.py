@@ -1,0 +1,1 @@
+"""Restorers by other methods, to compare with."""
