@@ -1,0 +1,141 @@
+"""Simulated scans as the networks that restore see them, and their training in short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spm_kernels import dilate
+from spm_runtime.errors import ParameterError
+from spm_runtime.pipelines.relief import RESTORE_CHANNELS, TIP_PX, tip_heights
+from spm_training.data import Split
+from spm_training.fit import fit
+from spm_training.networks.restorer import RestorerNet
+from spm_training.networks.tip import CODE_WIDTH, TipNet
+from spm_training.recipe import Recipe, load_recipe
+from spm_training.run import RunFolder
+from spm_training.simulate.tips import FAMILIES
+from spm_training.tasks import task_of
+from spm_training.tasks.tip_scenes import ScanCrops, ScanSample, TipSamples
+from spm_training.tip_estimate import MIRRORS, TipEstimator, digest_of
+
+
+def scan(family: str, *, number: int = 0, modality: str = "afm") -> ScanSample:
+    recipe = load_recipe(
+        "tip", smoke=True, overrides=[f'tips.families=["{family}"]', f'tips.modalities=["{modality}"]']
+    )
+    return TipSamples(recipe, Split.VALIDATION)._scan(number)
+
+
+@pytest.mark.parametrize("family", ["blunt", "double", "hackathon"])
+@pytest.mark.parametrize("modality", ["afm", "stm"])
+def test_truth_makes_the_image(family: str, modality: str) -> None:
+    """The clean surface under the true tip is the image but for noise, lines, drift and scars."""
+    for number in range(4):
+        sample = scan(family, number=number, modality=modality)
+        tip = tip_heights(sample.visible.astype(np.float32), sample.local)
+        made = dilate(sample.clean.astype(np.float32), tip)
+        # What the tip touched beyond the frame is not known to the sample; what is far below its apex is not kept.
+        inner = np.s_[20:-20, 20:-20]
+        difference = (sample.image.astype(np.float32) - made)[inner]
+        before = (sample.image.astype(np.float32) - sample.clean.astype(np.float32))[inner]
+        assert np.median(np.abs(difference)) <= np.median(np.abs(before)) + 2e-3
+        assert abs(np.median(difference)) < 0.05
+
+
+def test_a_blurred_scan_holds_its_point_spread() -> None:
+    sample = scan("convolution")
+    assert sample.visible.max() == 1
+    assert sample.touched.all()
+    assert FAMILIES[sample.family] == "convolution"
+
+
+class TestSamples:
+    def test_splits_share_nothing_and_samples_repeat(self) -> None:
+        recipe = load_recipe("restore", smoke=True)
+        train, validation = (ScanCrops(recipe, split) for split in (Split.TRAIN, Split.VALIDATION))
+        assert torch.equal(train[0, 1][0], ScanCrops(recipe, Split.TRAIN)[0, 1][0])
+        assert not torch.equal(train[0, 0][0], validation[0, 0][0])
+
+    def test_a_sample_tells_what_the_tip_network_says(self, tip_run: RunFolder) -> None:
+        recipe = with_tip(tip_run)
+        dataset = ScanCrops(recipe, Split.VALIDATION)
+        image = dataset[0, 0][0].numpy()
+        assert image.shape == (len(RESTORE_CHANNELS) + 1, 64, 64)
+        estimator = TipEstimator.of(recipe.tips.tip_run, digest_of(recipe.tips.tip_run))
+        evidence = dataset._scan(0).evidence.astype(np.float32)
+        codes = estimator.codes(evidence)
+        assert codes.shape == (len(MIRRORS), CODE_WIDTH)
+        np.testing.assert_array_equal(image[-1].flat[:CODE_WIDTH], codes[0])
+        assert not image[-1].flat[CODE_WIDTH:].any()
+        mirrored = estimator.codes(np.flip(evidence, MIRRORS[3]))
+        np.testing.assert_allclose(mirrored[0], codes[3], atol=1e-5)
+
+    def test_a_missing_tip_run_is_named(self, tmp_path: Path) -> None:
+        overrides = ["network.with_tip=true", f'tips.tip_run="{(tmp_path / "none").as_posix()}"']
+        recipe = load_recipe("restore", smoke=True, overrides=overrides)
+        with pytest.raises(ParameterError, match=r"none.*not found.*spm-train fit tip"):
+            ScanCrops(recipe, Split.TRAIN)
+
+
+@pytest.fixture(scope="module")
+def tip_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A tip network after a few steps."""
+    run = RunFolder(tmp_path_factory.mktemp("tip") / "run")
+    fit(load_recipe("tip", smoke=True), run, report=lambda _: None)
+    return run
+
+
+def with_tip(run: RunFolder) -> Recipe:
+    """The smallest recipe of a network that is told of the tip."""
+    overrides = ["network.with_tip=true", f'tips.tip_run="{run.path.as_posix()}"']
+    return load_recipe("restore", smoke=True, overrides=overrides)
+
+
+class TestNetworks:
+    def test_an_untrained_restorer_is_halfway_to_the_erosion(self) -> None:
+        inputs = torch.randn(2, len(RESTORE_CHANNELS) + 1, 32, 48)
+        with torch.no_grad():
+            found = RestorerNet(8, 2).eval()(inputs)
+        torch.testing.assert_close(found.restored, (inputs[:, :1] + inputs[:, 1:2]) / 2)
+        assert found.touched.shape == (2, 1, 32, 48)
+
+    def test_a_restorer_without_a_tip_begins_with_the_image(self) -> None:
+        image = torch.randn(1, 1, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(RestorerNet(8, 2, with_tip=False).eval()(image).restored, image)
+
+    def test_shifted_by_a_stride_the_result_shifts(self) -> None:
+        """Beyond the halo an output pixel does not depend on where the image begins."""
+        torch.manual_seed(0)
+        network = RestorerNet(4, 2).eval()
+        torch.nn.init.normal_(network.head.weight)
+        inputs = torch.randn(1, len(RESTORE_CHANNELS), 128, 128)
+        code = torch.randn(1, CODE_WIDTH)
+        with torch.no_grad():
+            whole = network.restore(inputs, code).restored
+            part = network.restore(inputs[..., network.stride :, :], code).restored
+        far = slice(network.stride + network.halo_px, None)
+        torch.testing.assert_close(whole[..., far, :], part[..., network.halo_px :, :], rtol=1e-4, atol=1e-4)
+
+    def test_tip_network_says_what_its_shape_promises(self) -> None:
+        network = TipNet(4, 3).eval()
+        evidence = torch.randn(2, network.encoder[0][0].in_channels - 2, TIP_PX, TIP_PX)  # type: ignore[index]
+        found = network(evidence)
+        assert found.visible.shape == (2, 1, TIP_PX, TIP_PX)
+        assert found.families.shape == (2, len(FAMILIES))
+        torch.testing.assert_close(found.code[:, : len(FAMILIES)].sum(1), torch.ones(2))
+
+
+def test_a_restorer_learns(tip_run: RunFolder, tmp_path: Path) -> None:
+    """A few steps on few scans make the loss smaller than that of the start."""
+    overrides = ["training.epochs=6", "data.steps_per_epoch=8", "training.ema_decay=0", "network.base_width=8"]
+    recipe = load_recipe("restore", smoke=True, overrides=overrides)
+    run = RunFolder(tmp_path / "run")
+    outcome = fit(recipe, run, report=lambda _: None)
+    losses = [row["val_loss"] for row in run.metrics()]
+    assert outcome.best_loss < 0.97 * losses[0]
+    assert task_of(recipe).shown[0] in run.metrics()[-1]
