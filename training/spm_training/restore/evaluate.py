@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,7 @@ __all__ = [
     "Scores",
     "evaluate_all",
     "package_restorer",
+    "pipeline_restorer",
     "restored_of",
 ]
 
@@ -65,7 +67,12 @@ def package_restorer(package: ModelPackage, device: Device = "cpu") -> Restorer:
         raise ParameterError(
             f"{package.folder}: a package of the task {package.task!r}; expected one of the task 'restore'. Name another."
         )
-    return lambda scan: restored_of(analyse(scan, "restore", model=package.folder, device=device))
+    return pipeline_restorer(package.folder, device)
+
+
+def pipeline_restorer(model: str | Path, device: Device = "cpu") -> Restorer:
+    """The runtime's own pipeline with the folder of a package or the name of a built-in method, as ``classical``."""
+    return lambda scan: restored_of(analyse(scan, "restore", model=model, device=device))
 
 
 def restored_of(result: Result) -> Restored:
@@ -79,11 +86,11 @@ def restored_of(result: Result) -> Restored:
     maps = {one.name: one.data for one in result.maps}
     if "restored" not in maps:
         raise RuntimeError("the restore pipeline returned a result without the map 'restored'")
-    certainty, tip = maps.get("certainty"), maps.get("tip")
+    certainty = maps.get("certainty")
     return Restored(
         np.asarray(maps["restored"], np.float32),
         None if certainty is None else np.asarray(certainty, np.float32),
-        None if tip is None else np.asarray(tip, np.float64),
+        None if result.tip is None else np.asarray(result.tip.data, np.float64),
     )
 
 

@@ -117,7 +117,8 @@ def scan_of(scene: TipScene) -> Scan:
 def _scenes(options: RestoreOptions, split: Split, modality: Modality, family: str) -> Iterator[Shown]:
     first = _RANGE * (10 * MODALITIES.index(modality) + FAMILIES.index(family))
     for index in range(options.images):
-        surface = _in_turn(SURFACES[modality], index)
+        # Every family begins with other kinds, so that few images show many of them.
+        surface = _in_turn(SURFACES[modality], index + 2 * FAMILIES.index(family))
         yield Shown(family, index, _scene(options, split, first + index, modality, family, surface))
 
 

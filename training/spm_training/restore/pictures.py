@@ -1,0 +1,185 @@
+"""One page of pictures: what every method makes of the same scans, simulated ones and real ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import spm_runtime
+from spm_runtime.errors import AdatomError, ParameterError
+from spm_runtime.levelling import level_for_display
+from spm_runtime.scan import Scan
+from spm_training.restore.evaluate import Restorer
+from spm_training.restore.metrics import inner, quality
+from spm_training.restore.scenes import NM_TO_M, Shown
+from spm_training.restore.score import Restored
+from spm_training.studies.page import Page
+
+__all__ = ["Examples", "RealExample", "add_examples", "add_real", "real_examples"]
+
+#: Panels beside each other, and the width and height of one in inches.
+_ACROSS, _WIDE, _HIGH = 6, 2.3, 2.55
+#: Share of the pixels at either end of the grey scale.
+_CUT_PERCENT = 0.5
+
+Pixels = NDArray[np.floating]
+
+
+@dataclass(eq=False)
+class Examples:
+    """Keeps what all methods made of the first scenes of every family and modality.
+
+    Parameters
+    ----------
+    each
+        How many of each.
+    """
+
+    each: int = 2
+    kept: list[tuple[Shown, Mapping[str, Restored]]] = field(default_factory=list)
+    _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __call__(self, shown: Shown, made: Mapping[str, Restored]) -> None:
+        """Keep a scene, or not."""
+        key = (shown.scene.modality, shown.group)
+        if self._seen[key] < self.each:
+            self.kept.append((shown, dict(made)))
+        self._seen[key] += 1
+
+
+@dataclass(frozen=True, eq=False)
+class RealExample:
+    """A real scan and what every method made of it, or why a method could not, by name."""
+
+    scan: Scan
+    made: Mapping[str, Restored]
+    refused: Mapping[str, str]
+
+
+def real_examples(
+    folder: Path, restorers: Mapping[str, Restorer], *, say: Callable[[str], object]
+) -> Iterator[RealExample]:
+    """Restore every scan of a folder that can be read.
+
+    Parameters
+    ----------
+    folder
+        Scans of any format, also in folders within.
+    restorers
+        By name.
+    say
+        Takes a line about every file that cannot be read.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ParameterError(f"--real {folder}: no such folder; expected one with scans. Name another.")
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            scan = spm_runtime.open(file)
+        except AdatomError as error:
+            say(f"{file.name}: not read: {error}")
+            continue
+        made: dict[str, Restored] = {}
+        refused: dict[str, str] = {}
+        for name, restore in restorers.items():
+            try:
+                made[name] = restore(scan)
+            except AdatomError as error:
+                refused[name] = str(error)
+        yield RealExample(scan, made, refused)
+
+
+def add_examples(page: Page, examples: Examples, order: Sequence[str]) -> None:
+    """Add a row of pictures for every kept scene; all of a row have one grey scale, that of the clean surface.
+
+    Parameters
+    ----------
+    page
+        The report.
+    examples
+        What was kept.
+    order
+        Names of the methods; others are left out.
+    """
+    for shown, made in examples.kept:
+        scene = shown.scene
+        clean = np.asarray(inner(scene.clean), np.float64)
+        panels: list[tuple[str, Pixels]] = [("clean", clean), (_title("scan", scene.image, clean), _cut(scene.image))]
+        certain: list[tuple[str, Pixels]] = []
+        for name in order:
+            if name not in made:
+                continue
+            heights = np.asarray(made[name].heights, np.float64) / float(NM_TO_M)
+            panels.append((_title(name, heights, clean), _cut(heights)))
+            certainty = made[name].certainty
+            if certainty is not None:
+                certain.append((f"certainty: {name}", _cut(certainty)))
+        low, high = np.percentile(clean, (_CUT_PERCENT, 100 - _CUT_PERCENT))
+        words = (
+            f"{scene.modality.upper()}, {shown.group}, {scene.surface}, image {shown.index}: tip {scene.tip_kind}, "
+            f"reach {scene.tip_scale_px:.1f} px, noise {100 * scene.disturbance.white:.1f} % of the relief"
+        )
+        truth = [("touched", _cut(scene.touched))] if certain else []
+        page.figure(_grid([*panels, *truth, *certain], (float(low), float(high)), len(panels)), words)
+
+
+def add_real(page: Page, examples: Sequence[RealExample]) -> None:
+    """Add before, after and certainty of real scans, levelled by a plane for the eye; there is no truth to compare with."""
+    for example in examples:
+        scan = example.scan
+        before = np.asarray(level_for_display(scan.image), np.float64)
+        # What levels the scan levels what was made of it: otherwise a change of the plane would look like one of the surface.
+        taken = np.asarray(scan.image, np.float64) - before
+        panels: list[tuple[str, Pixels]] = [("scan", before)]
+        further: list[tuple[str, Pixels]] = []
+        for name, restored in example.made.items():
+            panels.append((name, np.asarray(restored.heights, np.float64) - taken))
+            if restored.certainty is not None:
+                further.append((f"certainty: {name}", np.asarray(restored.certainty, np.float64)))
+        known = before[np.isfinite(before)]
+        low, high = np.percentile(known, (_CUT_PERCENT, 100 - _CUT_PERCENT)) if known.size else (0.0, 1.0)
+        refused = "".join(f"; {name}: {why}" for name, why in example.refused.items())
+        file = "" if scan.path is None else scan.path.name
+        words = f"{file}, {scan.label}, {scan.shape[0]}×{scan.shape[1]} px{refused}"
+        page.figure(_grid([*panels, *further], (float(low), float(high)), len(panels)), words)
+
+
+def _grid(panels: Sequence[tuple[str, Pixels]], scale: tuple[float, float], heights: int) -> Figure:
+    """Panels in rows; the first so many on one scale of heights, the others from 0 to 1."""
+    across = min(_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(_WIDE * across, _HIGH * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for number, axis in enumerate(axes):
+        if number >= len(panels):
+            axis.set_visible(False)
+            continue
+        title, image = panels[number]
+        _show(axis, title, image, scale if number < heights else (0.0, 1.0))
+    return figure
+
+
+def _show(axis: Axes, title: str, image: Pixels, scale: tuple[float, float]) -> None:
+    axis.imshow(image, cmap="gray", vmin=scale[0], vmax=scale[1], interpolation="nearest")
+    axis.set_title(title, fontsize=7)
+    axis.set_axis_off()
+
+
+def _cut(image: NDArray[np.generic]) -> NDArray[np.float64]:
+    return np.asarray(inner(image), np.float64)
+
+
+def _title(name: str, heights: NDArray[np.floating], clean: NDArray[np.float64]) -> str:
+    figures = quality(_cut(heights), clean)
+    return f"{name}\n{figures.psnr:.1f} / {figures.ssim:.2f} / {figures.vif:.2f}"
