@@ -30,7 +30,7 @@ from spm_training.studies.page import Page
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["PAPERS", "RestoreOptions", "restore_packages", "run_restore", "score_package"]
+__all__ = ["PAPERS", "RestoreOptions", "restore_options", "restore_packages", "run_restore", "score_package"]
 
 #: Opens a progress bar of so many steps with a title.
 Bar = Callable[[int, str], AbstractContextManager["tqdm[Any]"]]
@@ -38,6 +38,8 @@ Say = Callable[[str], object]
 
 #: Packages of the paper's models, which are scored beside the peers where they are installed.
 PAPERS = ("tip-model-1", "tip-model-2", "tip-model-3")
+#: VIF at four scales needs 41 pixels within the frame.
+LEAST_SIDE_PX = 64
 #: Of the task and of the package that does it by default.
 _TASK = "restore"
 _REFERENCES = (
@@ -71,6 +73,24 @@ def restore_packages(names: Sequence[str]) -> list[ModelPackage] | None:
     if len({package.name for package in packages}) < len(packages):
         raise ParameterError("NAME: two packages of the same name; expected different ones. Score them one at a time.")
     return packages
+
+
+def restore_options(
+    images: int | None, side_px: int, families: tuple[str, ...], knots: Path | None = None
+) -> RestoreOptions:
+    """Options of ``spm-train evaluate`` as those of restoration.
+
+    Raises
+    ------
+    ParameterError
+        If the images are too small, or scores were to be calibrated: restoration has none.
+    """
+    if knots is not None:
+        raise ParameterError("--fit-calibration: expected with finders of atoms or defects. Leave it out.")
+    if side_px < LEAST_SIDE_PX:
+        raise ParameterError(f"--side-px {side_px}: expected {LEAST_SIDE_PX} or more: VIF needs as many pixels.")
+    default = RestoreOptions()
+    return RestoreOptions(default.images if images is None else images, side_px, families)
 
 
 def score_package(
