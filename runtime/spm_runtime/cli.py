@@ -28,7 +28,9 @@ from spm_runtime.engine.shards import Shard, run_shard
 from spm_runtime.engine.status import retry_scans, status_lines, status_of
 from spm_runtime.engine.watch import watch as watch_folder
 from spm_runtime.errors import AdatomError, ModelError, ParameterError, ScanError
+from spm_runtime.methods import Method
 from spm_runtime.models import list_models, load_package
+from spm_runtime.pipelines import BUILT_IN
 from spm_runtime.readers import find_reader, read_scans
 from spm_runtime.results import Task
 from spm_runtime.session import Device
@@ -63,7 +65,7 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="spm-infer")
 def main() -> None:
-    """Finds atoms in STM, AFM and HAADF-STEM scans: opens native files, runs exported networks, stores what they find."""
+    """Finds atoms and defects in STM, AFM and HAADF-STEM scans, and the surface under a blunt tip, with exported networks."""
     for stream in (sys.stdout, sys.stderr):
         # A name that the console's code page lacks must not end a batch: Windows writes logs in such a code page.
         if isinstance(stream, io.TextIOWrapper):
@@ -78,7 +80,8 @@ def _analysis_options(command: Callable[..., None]) -> Callable[..., None]:
             "--task", "tasks", multiple=True, type=click.Choice(_TASKS),
             help="What to look for; repeat for several. By default it follows from the modality of the scan.",
         ),
-        click.option("--model", metavar="NAME|FOLDER", help="Model package; by default the one named after the task."),
+        click.option("--model", metavar="NAME|FOLDER", help="Model package; by default the one named after the task. "
+            "'classical' restores surfaces without a network."),
         click.option(
             "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
             help="Where the networks run; auto takes a GPU that truly works, else the CPU.",
@@ -338,7 +341,7 @@ def info(file: Path) -> None:
 
 @main.command()
 def models() -> None:
-    """List the model packages: task, version, hash check, what they were trained on and how they score."""
+    """List the model packages (task, version, hash check, what they were trained on and how they score) and built-in methods."""
     count = 0
     broken = False
     for folder in list_models():
@@ -357,16 +360,25 @@ def models() -> None:
         click.echo(f"  for {', '.join(package.modalities)}; pixel size {low:g} to {high:g} nm")
         for title, facts in (("trained", package.training), ("scores", package.metrics)):
             click.echo(f"  {title}: " + "; ".join(f"{key} {value}" for key, value in facts.items()))
-        for parameter in package.parameters.values():
-            click.echo(
-                f"  --param {parameter.name}={parameter.default:g}  "
-                f"({parameter.minimum:g} to {parameter.maximum:g}) {parameter.description}"
-            )
-        for failure in package.known_failures:
-            click.echo(f"  known failure: {failure}")
+        _say_of_use(package)
+    for method in BUILT_IN.values():
+        click.echo(f"{method.name} {method.version}  task {method.task}  built in")
+        click.echo(f"  {method.description}")
+        _say_of_use(method)
     if count == 0:
         raise ModelError("no model package found; install adatom again, or set SPM_MODELS to a folder of packages")
     sys.exit(ENVIRONMENT if broken else ALL_DONE)
+
+
+def _say_of_use(method: Method) -> None:
+    """What a user can change, and what is known to fail."""
+    for parameter in method.parameters.values():
+        click.echo(
+            f"  --param {parameter.name}={parameter.default:g}  "
+            f"({parameter.minimum:g} to {parameter.maximum:g}) {parameter.description}"
+        )
+    for failure in method.known_failures:
+        click.echo(f"  known failure: {failure}")
 
 
 @main.command()

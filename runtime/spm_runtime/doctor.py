@@ -1,4 +1,4 @@
-"""What `spm-infer doctor` checks: versions, providers that truly load, the kernels' cache, every model package."""
+"""What `spm-infer doctor` checks: versions, providers that truly load, the kernels' cache, every model package and method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Literal
 import spm_kernels
 from spm_runtime._version import __version__
 from spm_runtime.errors import AdatomError, DeviceError
+from spm_runtime.methods import BuiltInMethod
 from spm_runtime.models import ModelPackage, list_models, load_package, model_roots
+from spm_runtime.pipelines import BUILT_IN
 from spm_runtime.readers import readers
 from spm_runtime.session import Device, Session, card_problem, gpu_cards, runtime_versions, self_test
 
@@ -52,6 +54,8 @@ def examine(*, warm: bool = False) -> Iterator[Finding]:
     yield from _kernel_cache(warm=warm)
     packages: list[ModelPackage] = []
     yield from _packages(packages)
+    for method in BUILT_IN.values():
+        yield _built_in(method)
     yield from _devices(packages)
 
 
@@ -116,6 +120,16 @@ def _network(network: ModelPackage) -> Finding:
         topic,
         f"{network.version}, {network.weights.name}: hashes right, test outputs reproduced on the CPU within {error:.1e}",
     )
+
+
+def _built_in(method: BuiltInMethod) -> Finding:
+    """Whether a method that needs no package computes what is known."""
+    topic = f"model {method.name}"
+    try:
+        error = method.self_test()
+    except AdatomError as problem:
+        return Finding("problem", topic, str(problem))
+    return Finding("ok", topic, f"{method.version}, built in: a known answer reproduced within {error:.1e}")
 
 
 def _naming_its_file(network: ModelPackage, problem: AdatomError) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from spm_runtime.errors import ModelError, ModelIntegrityError, ParameterError
+from spm_runtime.errors import ModelError, ModelIntegrityError
+from spm_runtime.methods import Method, Parameter
 from spm_runtime.onnx_graph import inspect_graph
 from spm_runtime.results import ModelReference
 
@@ -52,28 +53,13 @@ class TensorFile:
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A number that the user may change with ``--param NAME=VALUE``."""
-
-    name: str
-    default: float
-    minimum: float
-    maximum: float
-    description: str
-
-
-@dataclass(frozen=True)
-class ModelPackage:
-    """What the runtime knows of a model package.
+class ModelPackage(Method):
+    """What the runtime knows of a model package, besides what `Method` has.
 
     Parameters
     ----------
     folder
         The package.
-    name, version, description
-        As in ``rdf.yaml``.
-    task
-        ``atoms``, ``defects``, ``restore``, ``denoise`` or ``strain``.
     modalities
         What the model was trained for: ``stm``, ``afm``, ``stem``.
     weights, sha256
@@ -91,14 +77,10 @@ class ModelPackage:
         Range of pixel sizes that the model is valid for.
     tolerance
         Largest absolute difference between a reproduced and a stored test output.
-    parameters
-        User parameters by name.
     training
         Data, commit, recipe and budget of the training, as the card states them.
     metrics
         Scores, as the card states them.
-    known_failures
-        Sentences.
     settings
         What the pipeline of the task needs to know besides: numbers, names and lists of them.
     attached
@@ -107,10 +89,6 @@ class ModelPackage:
     """
 
     folder: Path
-    name: str
-    version: str
-    description: str
-    task: str
     modalities: tuple[str, ...]
     weights: Path
     sha256: str
@@ -121,10 +99,8 @@ class ModelPackage:
     spacing_px: tuple[float, float] | None
     pixel_size_nm: tuple[float, float]
     tolerance: float
-    parameters: Mapping[str, Parameter]
     training: Mapping[str, object]
     metrics: Mapping[str, object]
-    known_failures: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     attached: Mapping[str, ModelPackage] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -144,29 +120,6 @@ class ModelPackage:
             return ModelReference(self.name, self.version, self.sha256)
         lines = [f"weights {self.sha256}", *(f"{name} {one.sha256}" for name, one in sorted(self.attached.items()))]
         return ModelReference(self.name, self.version, hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest())
-
-    def resolve(self, given: Mapping[str, float] | None) -> dict[str, float]:
-        """All parameters with the user's values filled in.
-
-        Raises
-        ------
-        ParameterError
-            If a name is unknown or a value is out of range.
-        """
-        values = {name: parameter.default for name, parameter in self.parameters.items()}
-        for name, value in (given or {}).items():
-            if name not in self.parameters:
-                raise ParameterError(
-                    f"parameter {name!r} is not one of model {self.name}; it has: {', '.join(self.parameters) or 'none'}"
-                )
-            known = self.parameters[name]
-            if not known.minimum <= value <= known.maximum:
-                raise ParameterError(
-                    f"parameter {name}={value:g} is out of range; model {self.name} takes "
-                    f"{known.minimum:g} to {known.maximum:g} (default {known.default:g})"
-                )
-            values[name] = float(value)
-        return values
 
     def verified_weights(self) -> bytes:
         """The ONNX file's bytes, once hash and graph are checked; what is loaded is what was checked.
@@ -347,7 +300,10 @@ def _parameter(name: str, entry: dict[str, Any]) -> Parameter:
     low, default, high = (float(entry[key]) for key in ("minimum", "default", "maximum"))
     if not low <= default <= high:
         raise ValueError(f"parameter {name}: default {default} outside {low} to {high}")
-    return Parameter(name, default, low, high, str(entry["description"]))
+    step = float(entry["step"]) if "step" in entry else None
+    if step is not None and not step > 0:
+        raise ValueError(f"parameter {name}: a step above 0, got {step}")
+    return Parameter(name, default, low, high, str(entry["description"]), step)
 
 
 def _whole(value: object, *, at_least: int) -> int:

@@ -139,11 +139,10 @@ def warm(settings: Settings) -> None:
         If a model or the device does not run.
     """
     import spm_kernels
-    from spm_runtime.session import shared_session
 
     spm_kernels.warm()
     for task in settings.possible_tasks:
-        shared_session(settings.package(task), settings.device, require_gpu=settings.require_gpu)
+        pipelines.prepare(settings.method(task), settings.device, require_gpu=settings.require_gpu)
 
 
 def content_key(sha256: str, settings: str) -> str:
@@ -268,10 +267,11 @@ def _is_as_wanted(document: Mapping[str, Any], folder: Path, tasks: tuple[Task, 
     if settings.gwy and not any(name.endswith(".gwy") for name in document["files"]):
         return False
     for task in tasks:
-        package, there = settings.package(task), document["tasks"][task]
-        if there["model"] != dataclasses.asdict(package.reference):
+        method, there = settings.method(task), document["tasks"][task]
+        asked = there.get("instead_of") or there["model"]  # the model itself chose another one for this scan
+        if asked != dataclasses.asdict(method.reference):
             return False
-        wanted = package.resolve(settings.params_for(task))
+        wanted = method.resolve(settings.params_for(task))
         if any(there["parameters"].get(name) != value for name, value in wanted.items()):
             return False
     return all((folder / name).is_file() for name in files_of(document))

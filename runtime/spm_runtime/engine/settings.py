@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from spm_runtime._version import __version__
 from spm_runtime.errors import ParameterError
-from spm_runtime.models import ModelPackage, default_model, find_model, list_models
-from spm_runtime.pipelines import PIPELINES
+from spm_runtime.methods import BuiltInMethod
+from spm_runtime.models import ModelPackage, list_models
+from spm_runtime.pipelines import BUILT_IN, PIPELINES, find_method
 from spm_runtime.results import Task
 from spm_runtime.scan import Modality
 
@@ -39,7 +40,8 @@ class Settings:
     tasks
         What to look for; by modality when empty.
     model
-        Name or folder of a model package; the one named after the task when None. Without `tasks` it says what to look for.
+        Name or folder of a model package, or name of a built-in method; the package named after the task when None. Without
+        `tasks` it says what to look for.
     device
         ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
     require_gpu
@@ -85,8 +87,8 @@ class Settings:
     def tasks_for(self, modality: Modality) -> tuple[Task, ...]:
         """The tasks for a scan of this modality.
 
-        Those that the user names; else the one that the user's model is made for; else the modality's own, without those whose
-        model package is not installed where others are left. None when its default has no pipeline yet.
+        Those that the user names; else the one that the user's model is made for; else the modality's own, without those that
+        nothing is installed for where others are left. None when its default has no pipeline yet.
 
         Raises
         ------
@@ -98,17 +100,17 @@ class Settings:
         if self.tasks:
             return self.tasks
         if self.model is not None:
-            package = find_model(self.model)
+            method = find_method(None, self.model)
             # Spelled out for the type checker: what a package says of itself may be anything.
-            tasks = tuple(task for task in PIPELINES if task == package.task)
+            tasks = tuple(task for task in PIPELINES if task == method.task)
             if not tasks:
                 raise ParameterError(
-                    f"--model {self.model}: made for the task {package.task!r}, which is not available; this version has: "
+                    f"--model {self.model}: made for the task {method.task!r}, which is not available; this version has: "
                     f"{', '.join(PIPELINES)}"
                 )
             return tasks
         able = tuple(task for task in DEFAULT_TASKS[modality] if task in PIPELINES)
-        installed = {folder.name for folder in list_models()}
+        installed = {folder.name for folder in list_models()} | {method.task for method in BUILT_IN.values()}
         return tuple(task for task in able if task in installed) or able
 
     @property
@@ -120,23 +122,23 @@ class Settings:
     def params_for(self, task: Task) -> dict[str, float]:
         """The user's parameters, without those that only the models of the other tasks have.
 
-        One that no model has is kept: `ModelPackage.resolve` refuses it.
+        One that no model has is kept: `Method.resolve` refuses it.
         """
         if not self.params:
             return {}
-        own = self.package(task).parameters
-        others = {name for other in self.possible_tasks if other != task for name in self.package(other).parameters}
+        own = self.method(task).parameters
+        others = {name for other in self.possible_tasks if other != task for name in self.method(other).parameters}
         return {name: value for name, value in self.params.items() if name in own or name not in others}
 
-    def package(self, task: Task) -> ModelPackage:
-        """The model package for a task.
+    def method(self, task: Task) -> ModelPackage | BuiltInMethod:
+        """The model package or built-in method for a task.
 
         Raises
         ------
         ModelError
             If it is not there.
         """
-        return default_model(task) if self.model is None else find_model(self.model)
+        return find_method(task, self.model)
 
 
 def check_settings(settings: Settings) -> None:
@@ -150,7 +152,7 @@ def check_settings(settings: Settings) -> None:
         If a model has no such parameter, or a value is out of its range.
     """
     for task in settings.possible_tasks:
-        settings.package(task).resolve(settings.params_for(task))
+        settings.method(task).resolve(settings.params_for(task))
 
 
 def fingerprint(settings: Settings) -> str:
@@ -161,14 +163,14 @@ def fingerprint(settings: Settings) -> str:
     ModelError, ParameterError
         As `check_settings`.
     """
-    packages = {task: settings.package(task) for task in settings.possible_tasks}
+    methods = {task: settings.method(task) for task in settings.possible_tasks}
     facts = {
         "version": __version__,
         "tasks": list(settings.tasks),
         "channel": settings.channel,
         "pixel_size_nm": settings.pixel_size_nm,
         "gwy": settings.gwy,
-        "models": {task: package.sha256 for task, package in packages.items()},
-        "parameters": {task: dict(package.resolve(settings.params_for(task))) for task, package in packages.items()},
+        "models": {task: method.reference.sha256 for task, method in methods.items()},
+        "parameters": {task: dict(method.resolve(settings.params_for(task))) for task, method in methods.items()},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()

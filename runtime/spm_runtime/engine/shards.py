@@ -304,7 +304,7 @@ def _facts(settings: Settings) -> dict[str, Any]:
         "--pixel-size-nm": settings.pixel_size_nm,
         "--param": dict(settings.params),
         "--gwy": settings.gwy,
-        "models": {task: dataclasses.asdict(settings.package(task).reference) for task in settings.possible_tasks},
+        "models": {task: dataclasses.asdict(settings.method(task).reference) for task in settings.possible_tasks},
     }
 
 

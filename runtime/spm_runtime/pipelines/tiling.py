@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,11 @@ TILE_PX = 1024
 
 
 def run_tiled(
-    session: Session, image: NDArray[np.float32], *, tile_px: int = TILE_PX
+    session: Session,
+    image: NDArray[np.float32],
+    *,
+    tile_px: int = TILE_PX,
+    beside: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Run a network of one image input on an image of any size.
 
@@ -24,11 +30,13 @@ def run_tiled(
     Parameters
     ----------
     session
-        A network with one input ``(B, C, H, W)``.
+        A network whose first input is ``(B, C, H, W)``.
     image
         ``(H, W)`` float32 for one channel, ``(C, H, W)`` for several; no NaN.
     tile_px
         Side of a tile without its halo.
+    beside
+        The other inputs by name, ``(1, …)`` float32: facts of the whole image, the same for every tile.
 
     Returns
     -------
@@ -50,7 +58,7 @@ def run_tiled(
             y0, x0 = max(0, y - reach), max(0, x - reach)
             tile = padded[:, y0 : inner[0] + reach, x0 : inner[1] + reach]
             share = (inner[0] - y) * (inner[1] - x) / (rows * columns)
-            for key, value in session.run({name: np.ascontiguousarray(tile)[None]}).items():
+            for key, value in session.run({**(beside or {}), name: np.ascontiguousarray(tile)[None]}).items():
                 if value.ndim == 4:
                     if key not in maps:
                         maps[key] = np.empty((value.shape[1], rows, columns), np.float32)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spm_kernels import certainty_map, dilate, erode, estimate_tip
-from spm_runtime.errors import ParameterError
+from spm_runtime.errors import ModelIntegrityError, ParameterError
+from spm_runtime.methods import BuiltInMethod, Parameter
+from spm_runtime.pipelines.common import Clock
+from spm_runtime.pipelines.restored import Restored, check_heights, restored_result
+from spm_runtime.pipelines.surface import nm_per_unit
+from spm_runtime.results import Result
+from spm_runtime.scan import Scan
 
-__all__ = ["ClassicalRestoration", "noise_of", "restore_classical"]
+__all__ = ["CLASSICAL", "ClassicalRestoration", "noise_of", "restore_classical"]
 
 #: Gap, as a share of the range of heights, below which the tip rests on the surface: what rounding to float32 leaves.
 TOUCH = 1e-6
+#: Largest side of a tip that a user may ask for, in pixels: the time grows with the fourth power of it.
+LARGEST_TIP_PX = 61
 
 
 class ClassicalRestoration(NamedTuple):
@@ -107,3 +117,79 @@ def noise_of(image: NDArray[np.float32]) -> float:
     second = np.diff(np.where(np.isfinite(image), image, np.nan).astype(np.float64), n=2, axis=1)
     second = second[np.isfinite(second)]
     return float(1.4826 * np.median(np.abs(second)) / np.sqrt(6)) if second.size else 0.0
+
+
+def _restore(scan: Scan, parameters: Mapping[str, float]) -> Result:
+    """The built-in method: `restore_classical` as a pipeline."""
+    warnings = check_heights(scan)
+    clock = Clock()
+    threshold = parameters["threshold_nm"] / (nm_per_unit(scan.unit) or 1.0)
+    side = round(parameters["tip_px"])
+    found = restore_classical(
+        scan.image, tip_px=side, threshold=threshold or None, full=bool(round(parameters["full"]))
+    )
+    clock.stop("restore")
+    return restored_result(
+        scan,
+        CLASSICAL.reference,
+        Restored(found.restored, found.certain.astype(np.float32), found.tip),
+        provider="Numba",
+        parameters=parameters,
+        timings_s=clock.laps,
+        quantities={},
+        warnings=warnings,
+        wider=f"look at more with --param tip_px={min(2 * side + 1, LARGEST_TIP_PX)}",
+    )
+
+
+def _self_test() -> float:
+    """A needle shows the whole tip, and the tip is had back: largest difference as a share of its height.
+
+    Raises
+    ------
+    ModelIntegrityError
+        If it is more than rounding leaves.
+    """
+    side, height = 9, 10.0
+    away = np.arange(side) - side // 2
+    tip = (-0.2 * (away[:, None] ** 2 + away**2) - 0.5 * np.maximum(away, 0)).astype(np.float32)
+    surface = np.zeros((48, 48), np.float32)
+    surface[24, 24] = height
+    found = restore_classical(dilate(surface, tip), tip_px=side)
+    worst = float(np.abs(found.tip - tip).max()) / height
+    if not worst <= TOUCH:
+        raise ModelIntegrityError(
+            f"method {CLASSICAL.name}: a known tip comes back with an error of {worst:.2g} of its height, expected at most "
+            f"{TOUCH:g}. Install numba and adatom again."
+        )
+    return worst
+
+
+#: ``--model classical``, for any map of heights.
+CLASSICAL = BuiltInMethod(
+    name="classical",
+    version="1.0.0",
+    description="Blind tip estimation and erosion, as Gwyddion does it: no network, no training.",
+    task="restore",
+    parameters=MappingProxyType(
+        {
+            "tip_px": Parameter(
+                "tip_px", 15, 3, LARGEST_TIP_PX, "side of the estimated tip in pixels, an odd number", step=2
+            ),
+            "threshold_nm": Parameter(
+                "threshold_nm", 0, 0, 1e6,
+                "height by which the image may contradict the tip; 0 takes four times the noise of the image. In the unit of the "
+                "values where the file gives none",
+            ),
+            "full": Parameter(
+                "full", 1, 0, 1, "1 asks every pixel for the tip, 0 the local maxima only: faster, and a blunter tip", step=1
+            ),
+        }
+    ),
+    known_failures=(
+        "where nothing on the surface is sharper than the tip, the tip comes out too blunt and too much is taken away",
+        "spikes of noise make the tip too sharp, and too little is taken away",
+    ),
+    run=_restore,
+    self_test=_self_test,
+)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -151,7 +152,8 @@ def read_document(folder: Path) -> dict[str, Any] | None:
 
 def _task_block(result: Result, files: Sequence[str], extra: Sequence[str]) -> dict[str, Any]:
     return {
-        "model": {"name": result.model.name, "version": result.model.version, "sha256": result.model.sha256},
+        "model": dataclasses.asdict(result.model),
+        "instead_of": None if result.instead_of is None else dataclasses.asdict(result.instead_of),
         "provider": result.provider,
         "parameters": {name: _plain(value) for name, value in result.parameters.items()},
         "parameters_sha256": parameters_sha256(result.parameters),

@@ -149,7 +149,13 @@ def _card(row: Mapping[str, str]) -> str:
         return escape(quote((PurePosixPath(row["folder"]) / file).as_posix()))
 
     counts = [f"<b>{int(row[kind]):,}</b> {kind}" for kind in ("defects", "atoms") if row[kind]]
+    if row["certain_share"]:
+        counts.append(f"<b>{100 * float(row['certain_share']):.0f} %</b> certain")
     found = " · ".join(counts) or escape(row["tasks"])
+    if row["tip_radius_nm"]:
+        found += f" · tip radius {float(row['tip_radius_nm']):.3g} nm"
+    if row["rms_change_nm"]:
+        found += f" · changed by {float(row['rms_change_nm']):.3g} nm rms"
     if row["spacing_nm"] or row["spacing_px"]:
         spacing, unit = (row["spacing_nm"], "nm") if row["spacing_nm"] else (row["spacing_px"], "px")
         found += f" · spacing {float(spacing):.3g} {unit}"

@@ -102,7 +102,7 @@ def write_gwy(path: Path, scan: Scan, maps: Sequence[Map]) -> None:
     scan
         Its image is the first channel.
     maps
-        The other channels, in order.
+        The other channels, in order; one of another size, a tip, has the pixels of the scan.
     """
     container = GwyContainer()
     layers = [Map(scan.label, scan.image, scan.unit), *maps]
@@ -148,10 +148,11 @@ def si_unit(unit: str) -> tuple[float, str]:
 
 def _field(scan: Scan, data: NDArray[np.float64], unit: str) -> GwyDataField:
     """A channel of the Gwyddion file; an uncalibrated one counts pixels."""
-    height, width = (float(size) for size in scan.shape)
+    height, width = (float(size) for size in data.shape)
     lateral = ""
-    if scan.size_nm is not None:
-        (height, width), lateral = (size * 1e-9 for size in scan.size_nm), "m"
+    if scan.pixel_size_nm is not None:
+        size_y, size_x = scan.pixel_size_nm
+        height, width, lateral = height * size_y * 1e-9, width * size_x * 1e-9, "m"
     return GwyDataField(
         data,
         xreal=width,

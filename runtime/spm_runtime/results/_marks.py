@@ -46,7 +46,7 @@ Colour = tuple[int, int, int]
 class Entry:
     """One line of the legend: how a thing looks, and what it is."""
 
-    look: Literal["box", "dashed", "line", "dot"]
+    look: Literal["box", "dashed", "line", "dot", "ramp", "filled"]
     colour: Colour
     text: str
 
@@ -220,6 +220,12 @@ def draw_legend(
                     pen.line((x + c, y + a * side, x + c, y + b * side), fill=entry.colour, width=line)
         elif entry.look == "line":
             pen.line((x - side // 4, middle, x + side + side // 4, middle), fill=entry.colour, width=line)
+        elif entry.look == "filled":
+            pen.rectangle((x, y, x + side, y + side), fill=entry.colour)
+        elif entry.look == "ramp":
+            for shade in range(side):
+                grey = round(255 * shade / max(side - 1, 1))
+                pen.line((x + shade, y, x + shade, y + side), fill=(grey, grey, grey))
         else:
             pen.ellipse((x + side / 4, y + side / 4, x + 3 * side / 4, y + 3 * side / 4), fill=entry.colour)
         pen.text((x + side + 0.5 * font.size, base), entry.text, font=font, fill=text, anchor="ls")

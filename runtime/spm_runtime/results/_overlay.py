@@ -1,4 +1,4 @@
-"""``overlay.png``: the levelled scan with everything that was found marked in it."""
+"""``overlay.png``: the levelled scan with everything that was found marked in it, and beside it the restored surface."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from spm_runtime.results._marks import (
     draw_steps,
     legend_rows,
 )
+from spm_runtime.results._panels import SurfacePanels, picture_of, side_by_side, surface_panels
 from spm_runtime.results._result import Atoms, Result
 from spm_runtime.scan import Scan
 
@@ -28,10 +29,11 @@ __all__ = ["draw_overlay"]
 
 #: A small scan is magnified by whole pixels until it is this wide, a large one reduced until its long side fits.
 MIN_WIDTH_PX, MAX_SIDE_PX = 1000, 4096
+#: The same for each of several panels.
+MIN_PANEL_PX, MAX_PANEL_PX = 500, 1360
 
 #: Red for atoms as in the thesis' program (ATOM, section 4.6); further sublattices in colours that differ in lightness.
 ATOM_COLOURS = ((255, 59, 48), (64, 200, 255), (255, 214, 10), (90, 230, 110))
-MISSING_DARK, MISSING_LIGHT = (38, 58, 94), (74, 108, 168)
 FOOTER, TEXT, FAINT, AMBER = (20, 22, 26), (240, 242, 245), (160, 168, 180), (255, 190, 70)
 
 #: Samples per pixel and axis when a mark is drawn, and steps per pixel at which it is placed.
@@ -43,6 +45,9 @@ FONT_PX, SUITED_PX = 20, 1200
 #: Letters of the name of a class in the legend.
 LONGEST_NAME = 30
 
+#: Begin of the names of the probabilities of the kinds of tips.
+FAMILY = "family_"
+
 #: The map of a result that is drawn as lines.
 STEPS = "steps"
 
@@ -53,7 +58,8 @@ def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Ima
     The scan in grey, levelled for the eye; a ring with a centre dot on every atom, sized by the spacing, or a mere dot where
     there are defects too; a box around every defect in the colour of its class; steps as thin lines; missing parts hatched in
     blue; a scale bar when the scan is calibrated; below it the classes with their colours and numbers, the title, what was
-    found and the first warning.
+    found and the first warning. Of a restored surface three panels: the scan, with all marks, and the surface on one scale of
+    heights, then the surface with what is not known in colour, and the tip in a corner.
 
     Parameters
     ----------
@@ -69,9 +75,15 @@ def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Ima
     Image.Image
         RGB, at least `MIN_WIDTH_PX` wide unless the scan is very tall.
     """
-    zoom = _zoom(scan.shape)
-    picture = _picture(scan, zoom)
-    unit = max(1, round(picture.shape[1] / SUITED_PX))
+    panels = next((found for result in results if (found := surface_panels(scan, result)) is not None), None)
+    zoom = (
+        _zoom(scan.shape, MIN_WIDTH_PX, MAX_SIDE_PX)
+        if panels is None
+        else _zoom(scan.shape, MIN_PANEL_PX, MAX_PANEL_PX)
+    )
+    picture = picture_of(level_for_display(scan.image) if panels is None else panels.before, scan.valid, zoom)
+    count = 1 if panels is None else len(panels.names)
+    unit = max(1, round(count * picture.shape[1] / SUITED_PX))
     steps = [layer.data for result in results for layer in result.maps if layer.name == STEPS]
     for mask in steps:
         draw_steps(picture, np.asarray(mask) > 0, zoom, unit)
@@ -85,29 +97,39 @@ def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Ima
     image = Image.fromarray(picture)
     if scan.pixel_size_nm is not None:
         _draw_scale_bar(image, scan.pixel_size_nm[1] / zoom, unit)
-    return _with_footer(image, title, _legend(results), _summary(results), _warning(scan, results), unit)
+    legend = _legend(results)
+    if panels is not None:
+        image = _with_panels(image, panels, scan, zoom, unit)
+        legend += panels.legend
+    return _with_footer(image, title, legend, _summary(results), _warning(scan, results), unit)
 
 
-def _zoom(shape: tuple[int, int]) -> float:
+def _zoom(shape: tuple[int, int], min_width: int, max_side: int) -> float:
     """Picture pixels per scan pixel: a whole number, or one over a whole number."""
     height, width = shape
-    if max(height, width) > MAX_SIDE_PX:
-        return 1.0 / math.ceil(max(height, width) / MAX_SIDE_PX)
-    return float(max(1, min(math.ceil(MIN_WIDTH_PX / width), MAX_SIDE_PX // max(height, width))))
+    if max(height, width) > max_side:
+        return 1.0 / math.ceil(max(height, width) / max_side)
+    return float(max(1, min(math.ceil(min_width / width), max_side // max(height, width))))
 
 
-def _picture(scan: Scan, zoom: float) -> NDArray[np.uint8]:
-    """The scan in grey with its missing parts hatched, ``(h, w, 3)``."""
-    size = (max(1, round(scan.shape[1] * zoom)), max(1, round(scan.shape[0] * zoom)))
-    grey = Image.fromarray(level_for_display(scan.image))
-    smooth = Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.BOX
-    picture = np.repeat(np.asarray(grey.resize(size, smooth))[:, :, None], 3, axis=2)
-    if not scan.valid.all():
-        missing = np.asarray(Image.fromarray(~scan.valid).resize(size, Image.Resampling.NEAREST))
-        y, x = np.nonzero(missing)
-        stripe = (x + y) % 16 < 3
-        picture[y, x] = np.where(stripe[:, None], MISSING_LIGHT, MISSING_DARK)
-    return picture
+def _with_panels(first: Image.Image, panels: SurfacePanels, scan: Scan, zoom: float, unit: int) -> Image.Image:
+    """The panels of a restored surface beside the scan, each with its name."""
+    gap = 8 * unit
+    image = Image.fromarray(side_by_side(np.asarray(first), panels, scan.valid, zoom, gap))
+    pen = ImageDraw.Draw(image)
+    for number, name in enumerate(panels.names):
+        place = (number * (first.width + gap) + 16 * unit, 16 * unit)
+        words = _shortened(pen, name, _font(unit), first.width - 32 * unit)
+        pen.text(
+            place,
+            words,
+            font=_font(unit),
+            fill=(255, 255, 255),
+            anchor="lt",
+            stroke_width=3 * unit,
+            stroke_fill=(0, 0, 0),
+        )
+    return image
 
 
 def _spacing_px(scan: Scan, result: Result) -> float:
@@ -251,7 +273,32 @@ def _summary(results: Sequence[Result]) -> str:
             if math.isfinite(quantities.get(name, math.nan)):
                 spacings.append(f"spacing {quantities[name]:.3g} {unit}")
                 break
-    return "  ·  ".join([*counts, *spacings, *(f"{result.model.name}@{result.model.version}" for result in results)])
+    return "  ·  ".join(
+        [
+            *counts,
+            *spacings,
+            *_of_surface(results),
+            *(f"{result.model.name}@{result.model.version}" for result in results),
+        ]
+    )
+
+
+def _of_surface(results: Sequence[Result]) -> list[str]:
+    """How well a restored surface is known, what tip it was under and by how much it changed."""
+    said = []
+    for quantities in (result.quantities for result in results if result.tip is not None):
+        for name, words in (
+            ("certain_share", "{:.0%} certain"),
+            ("tip_radius_nm", "tip radius {:.3g} nm"),
+            ("rms_change_nm", "changed by {:.3g} nm rms"),
+        ):
+            if math.isfinite(quantities.get(name, math.nan)):
+                said.append(words.format(quantities[name]))
+        families = {name: chance for name, chance in quantities.items() if name.startswith(FAMILY)}
+        if families:
+            likely = max(families, key=families.__getitem__)
+            said.append(f"{likely.removeprefix(FAMILY)} tip {families[likely]:.0%}")
+    return said
 
 
 def _warning(scan: Scan, results: Sequence[Result]) -> str:

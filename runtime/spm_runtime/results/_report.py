@@ -26,20 +26,22 @@ SUMMARY = "summary.csv"
 
 #: The columns of ``summary.csv``, in order.
 SUMMARY_COLUMNS = (
-    "scan", "frame", "status", "reason", "defects", "defect_classes", "atoms", "spacing_nm", "spacing_px", "model",
-    "provider", "seconds", "warnings", "tasks", "channel", "modality", "height_px", "width_px", "pixel_size_y_nm",
-    "pixel_size_x_nm", "sha256", "folder",
+    "scan", "frame", "status", "reason", "defects", "defect_classes", "atoms", "spacing_nm", "spacing_px", "certain_share",
+    "rms_change_nm", "tip_radius_nm", "model", "provider", "seconds", "warnings", "tasks", "channel", "modality", "height_px",
+    "width_px", "pixel_size_y_nm", "pixel_size_x_nm", "sha256", "folder",
 )  # fmt: skip
 
 #: Those that the tables of earlier versions do not have.
-ADDED_COLUMNS = frozenset({"defects", "defect_classes"})
+ADDED_COLUMNS = frozenset({"defects", "defect_classes", "certain_share", "rms_change_nm", "tip_radius_nm"})
 
 #: Those that count what was found.
 FOUND_COLUMNS = ("defects", "atoms")
 
 #: The columns that hold whole numbers, and numbers; `index_html` computes with them.
 WHOLE_COLUMNS = ("frame", "defects", "atoms", "height_px", "width_px")
-NUMBER_COLUMNS = ("spacing_nm", "spacing_px", "seconds", "pixel_size_y_nm", "pixel_size_x_nm")
+#: Of these some are a quantity of a result, under its name.
+QUANTITY_COLUMNS = ("spacing_nm", "spacing_px", "certain_share", "rms_change_nm", "tip_radius_nm")
+NUMBER_COLUMNS = (*QUANTITY_COLUMNS, "seconds", "pixel_size_y_nm", "pixel_size_x_nm")
 
 
 #: Rows of the summary, in the order of the table: by name, upper and lower case not told apart, then by frame.
@@ -289,8 +291,7 @@ def _row(outcome: Outcome) -> dict[str, str]:
         "defects": str(outcome.counts.get("defects", "")),
         "defect_classes": "; ".join(f"{count} {printable(name)}" for name, count in outcome.classes.items()),
         "atoms": str(outcome.counts.get("atoms", "")),
-        "spacing_nm": _number(quantities.get("spacing_nm")),
-        "spacing_px": _number(quantities.get("spacing_px")),
+        **{name: _number(quantities.get(name)) for name in QUANTITY_COLUMNS},
         "model": " ".join(outcome.models),
         "provider": " ".join(outcome.providers),
         "warnings": " | ".join(printable(warning) for warning in outcome.warnings),

@@ -183,6 +183,11 @@ class Result:
         What a person should know before trusting this result; those of the scan not repeated.
     defects
         Boxes and classes, for the task ``defects``.
+    tip
+        The tip as the image of a sharp spike would show it, for the task ``restore``: a map of its own size, in pixels of
+        the scan.
+    instead_of
+        The model that was asked for, where another one made the result because the scan is outside its range.
     """
 
     scan: Scan
@@ -196,6 +201,8 @@ class Result:
     quantities: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     defects: Defects | None = None
+    tip: Map | None = None
+    instead_of: ModelReference | None = None
 
     @property
     def counts(self) -> dict[str, int]:

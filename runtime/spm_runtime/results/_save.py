@@ -15,7 +15,7 @@ from spm_runtime.results._document import DOCUMENT, build_document, file_sha256,
 from spm_runtime.results._files import encoded, partial_folder, patiently, sync_file, sync_folder
 from spm_runtime.results._maps import stored, write_gwy, write_tiff
 from spm_runtime.results._overlay import draw_overlay
-from spm_runtime.results._result import Result
+from spm_runtime.results._result import Map, Result
 from spm_runtime.results._tables import atoms_csv, atoms_xyz, defects_csv
 from spm_runtime.scan import Scan
 
@@ -88,7 +88,7 @@ def save_results(
         files[""] = [OVERLAY]
         if gwy:
             files[""].append(f"{file_name}.gwy")
-            write_gwy(partial / f"{file_name}.gwy", scan, [layer for result in results for layer in result.maps])
+            write_gwy(partial / f"{file_name}.gwy", scan, _layers(results))
         block = scan_block(scan, source_name=name, source_sha256=source_sha256)
         document = build_document(block, results, files, extra)
         (partial / DOCUMENT).write_bytes(encoded(json.dumps(document, indent=2, allow_nan=False) + "\n"))
@@ -99,7 +99,7 @@ def save_results(
 def _check(scan: Scan, results: Sequence[Result]) -> None:
     tasks = [result.task for result in results]
     maps = [layer for result in results for layer in result.maps]
-    names = [layer.name for layer in maps]
+    names = [layer.name for layer in _layers(results)]
     if not tasks or len(set(tasks)) != len(tasks):
         raise ValueError(f"one result per task, at least one, got the tasks {tasks}")
     kinds = [kind for result in results for kind in result.counts]
@@ -110,7 +110,14 @@ def _check(scan: Scan, results: Sequence[Result]) -> None:
     for layer in maps:
         if np.shape(layer.data) != scan.shape:
             raise ValueError(f"map {layer.name!r} has the shape {np.shape(layer.data)}, the scan has {scan.shape}")
+    for layer in _layers(results):
         stored(layer)
+
+
+def _layers(results: Sequence[Result]) -> list[Map]:
+    """Everything that is a map, the tip last."""
+    maps = [layer for result in results for layer in result.maps]
+    return [*maps, *(result.tip for result in results if result.tip is not None)]
 
 
 def _write_tasks(
@@ -139,7 +146,7 @@ def _write_tasks(
                 extra.setdefault(result.task, []).append(
                     "the nm of defects.csv are empty: the file gives no pixel size; set it with --pixel-size-nm"
                 )
-        for layer in result.maps:
+        for layer in _layers([result]):
             write_tiff(partial / f"{layer.name}.tif", scan, layer)
             names.append(f"{layer.name}.tif")
     return files, extra

@@ -179,18 +179,27 @@ def test_a_channel_that_is_not_there_is_said(tmp_path, save_scan, fake, run_batc
 
 
 @pytest.mark.parametrize(
-    ("modality", "status"), [("stm", "done"), ("stem", "done"), ("unknown", "done"), ("afm", "skipped")]
+    ("modality", "task"), [("stm", "atoms"), ("stem", "atoms"), ("unknown", "atoms"), ("afm", "restore")]
 )
-def test_the_modality_chooses_the_task(tmp_path, save_scan, fake, monkeypatch, modality, status):
+def test_the_modality_chooses_the_task(tmp_path, save_scan, fake, monkeypatch, modality, task):
     path = save_scan(tmp_path / "a.npy")
     scan = Scan(np.ones((8, 8), np.float32), modality=modality, path=path)
     monkeypatch.setattr(analysis, "open_scan", lambda *args, **kwargs: scan)
     monkeypatch.setattr(settings, "list_models", lambda: [Path("atoms")])
     (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
-    assert outcome.status == status
-    if status == "skipped":
-        assert outcome.reason == f"no task for AFM images yet; choose one with --task {' or '.join(PIPELINES)}"
-        (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(tasks=("atoms",)), analyse=fake)
+    assert outcome.status == "done"
+    assert list(outcome.document["tasks"]) == [task]
+
+
+def test_a_modality_whose_task_this_version_cannot_do_is_skipped(tmp_path, save_scan, fake, monkeypatch):
+    path = save_scan(tmp_path / "a.npy")
+    scan = Scan(np.ones((8, 8), np.float32), modality="afm", path=path)
+    monkeypatch.setattr(analysis, "open_scan", lambda *args, **kwargs: scan)
+    monkeypatch.setattr(settings, "PIPELINES", {"atoms": None, "defects": None})
+    (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(), analyse=fake)
+    assert outcome.status == "skipped"
+    assert outcome.reason == f"no task for AFM images yet; choose one with --task {' or '.join(PIPELINES)}"
+    (outcome,) = process(Job(path, "a.npy"), tmp_path / "out", Settings(tasks=("atoms",)), analyse=fake)
     assert outcome.counts == {"atoms": 1}
 
 

@@ -13,6 +13,7 @@ from spm_runtime.engine.analysis import process
 from spm_runtime.engine.jobs import Job
 from spm_runtime.engine.settings import Settings, check_settings, fingerprint
 from spm_runtime.errors import ModelError, ParameterError
+from spm_runtime.pipelines.tip_classical import CLASSICAL
 from spm_runtime.results import Defects, Map
 
 
@@ -57,11 +58,44 @@ def test_stm_images_are_searched_for_defects_and_atoms_once_both_models_are_ther
     check_settings(Settings())
 
 
-def test_a_model_of_a_task_that_this_version_cannot_do_changes_nothing(package, install):
+def test_a_model_of_a_task_that_this_version_cannot_do_changes_nothing(two_tasks, package, install):
     install("restore")
     install("strain")
     assert Settings().tasks_for("afm") == ()
     assert Settings().possible_tasks == ("atoms",)
+
+
+def test_surfaces_are_restored_with_the_package_where_it_is_installed_and_without_a_network_where_not(install):
+    assert Settings().tasks_for("afm") == ("restore",)
+    assert Settings().method("restore") is CLASSICAL
+    before = fingerprint(Settings())
+    check_settings(Settings(params={"tip_px": 21}))
+    install("restore")
+    assert Settings().tasks_for("afm") == ("restore",)
+    assert Settings().method("restore").folder.name == "restore"
+    assert fingerprint(Settings()) != before
+    with pytest.raises(ParameterError, match="tip_px"):
+        check_settings(Settings(params={"tip_px": 21}))
+
+
+def test_a_built_in_method_says_what_to_do_and_needs_no_package(install):
+    install("restore")
+    settings = Settings(model="classical", params={"tip_px": 21})
+    for modality in ("stm", "stem", "afm", "unknown"):
+        assert settings.tasks_for(modality) == ("restore",)
+    assert settings.possible_tasks == ("restore",)
+    assert settings.method("restore") is CLASSICAL
+    check_settings(settings)
+    assert len({fingerprint(one) for one in (settings, Settings(model="classical"), Settings())}) == 3
+    assert fingerprint(settings) == fingerprint(Settings(model="classical", params={"tip_px": 21.0}))
+
+
+@pytest.mark.parametrize(
+    "params", [{"tip_px": 20}, {"tip_px": 1}, {"tip_px": 15.5}, {"full": 0.5}, {"threshold_nm": -1}]
+)
+def test_values_that_a_built_in_method_cannot_take_are_refused_before_the_first_scan(params):
+    with pytest.raises(ParameterError, match=next(iter(params))):
+        check_settings(Settings(model="classical", params=params))
 
 
 def test_a_missing_model_is_said_where_nothing_else_is_left(two_tasks, package, install):

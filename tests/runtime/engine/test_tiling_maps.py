@@ -17,7 +17,7 @@ class LocalNetwork:
         self.calls = 0
 
     def run(self, inputs):
-        image = inputs["image"]
+        image = inputs["image"] + inputs.get("code", np.zeros((1, 1), np.float32)).sum()
         assert image.shape[2] % self.package.size_multiple == image.shape[3] % self.package.size_multiple == 0
         self.calls += 1
         padded = np.pad(image[0, 0], self.halo)
@@ -43,5 +43,16 @@ def test_every_map_equals_that_of_the_whole(rng, shape, tile_px):
     assert whole["confidence"].shape == whole["position_std_px"].shape == shape
     assert whole["offset_px"].shape == (2, *shape)
     assert tiled.keys() == whole.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(tiled[name], value, err_msg=name)
+
+
+def test_what_is_told_of_the_whole_image_is_told_to_every_tile(rng):
+    image = rng.normal(size=(53, 71)).astype(np.float32)
+    network = LocalNetwork()
+    code = {"code": np.array([[0.5, 0.25]], np.float32)}
+    whole = run_tiled(network, image, tile_px=1024, beside=code)
+    np.testing.assert_array_equal(whole["confidence"], run_tiled(network, image + np.float32(0.75))["confidence"])
+    tiled = run_tiled(network, image, tile_px=24, beside=code)
     for name, value in whole.items():
         np.testing.assert_array_equal(tiled[name], value, err_msg=name)

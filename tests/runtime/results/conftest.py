@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,33 @@ def make_result(make_atoms):
             quantities=facts.pop("quantities", {"spacing_px": 8.0, "order": float("nan")}),
             warnings=facts.pop("warnings", ()),
             defects=facts.pop("defects", None),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_restored(make_result):
+    """A restored surface: half as high, certain on the left, a tip that is a cone."""
+
+    def make(scan, **facts):
+        away = np.hypot(*np.mgrid[-7:8, -7:8]).astype(np.float32)
+        certain = np.broadcast_to(np.arange(scan.shape[1]) < scan.shape[1] // 2, scan.shape)
+        maps = (
+            Map("restored", (scan.image / 2).astype(np.float32), scan.unit),
+            Map("certainty", np.where(scan.valid, certain, np.nan).astype(np.float32)),
+        )
+        known = {
+            "certain_share": 0.5,
+            "rms_change_nm": 0.25,
+            "tip_radius_nm": 12.5,
+            "family_blunt": 0.2,
+            "family_double": 0.8,
+        }
+        return dataclasses.replace(
+            make_result(scan, task="restore", atoms=None, maps=maps, quantities=facts.pop("quantities", known)),
+            tip=Map("tip", -away / np.float32(7), scan.unit),
+            **facts,
         )
 
     return make

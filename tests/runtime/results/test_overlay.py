@@ -3,7 +3,8 @@ import pytest
 
 from spm_runtime.results import Map
 from spm_runtime.results._marks import CLASS_COLOURS, STEP_COLOUR, class_colour
-from spm_runtime.results._overlay import ATOM_COLOURS, MISSING_DARK, MISSING_LIGHT, _round_length, draw_overlay
+from spm_runtime.results._overlay import ATOM_COLOURS, _round_length, draw_overlay
+from spm_runtime.results._panels import MISSING_DARK, MISSING_LIGHT, _length
 
 RED = np.array(ATOM_COLOURS[0])
 
@@ -256,3 +257,63 @@ def test_defects_and_steps_can_be_drawn_on_anything(make_scan, make_result, make
         steps = np.ones(shape, bool)
         defects = make_defects([(0, 0), (3, 3)], names=("中文 \udc80\n" * 30,), size=(500.0, 0.0), confirmed=[0, 1])
         assert draw_overlay(scan, [found(make_result, scan, defects, steps=steps)], "a.sxm").width >= 640
+
+
+def three_panels(picture, scan, zoom, gap):
+    width = scan.shape[1] * zoom
+    return [picture[: scan.shape[0] * zoom, start : start + width] for start in (0, width + gap, 2 * (width + gap))]
+
+
+@pytest.mark.parametrize(("shape", "zoom", "unit"), [((64, 64), 8, 1), ((256, 256), 2, 1), ((1024, 1024), 1, 3)])
+def test_a_restored_surface_is_shown_before_after_and_where_it_is_known(make_scan, make_restored, shape, zoom, unit):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = np.cos(2 * np.pi * y / 16) * np.cos(2 * np.pi * x / 16)
+    scan = make_scan(shape, image=image.astype(np.float32), pixel_size_nm=None)
+    picture = pixels(scan, [make_restored(scan)])
+    before, after, certain = three_panels(picture, scan, zoom, 8 * unit)
+    assert picture.shape[1] == 3 * shape[1] * zoom + 16 * unit
+    inner = np.s_[shape[0] * zoom // 4 : shape[0] * zoom // 2, shape[1] * zoom // 8 :]
+    # One scale of heights: half as high is half as much contrast.
+    assert np.ptp(before[inner]) > 245
+    assert np.ptp(after[inner]) == pytest.approx(128, abs=6)
+    half = shape[1] * zoom // 2
+    rows = np.s_[shape[0] * zoom // 4 : shape[0] * zoom // 2]
+    np.testing.assert_array_equal(certain[rows, : half - zoom], after[rows, : half - zoom])
+    assert (certain[rows, half + zoom :, 0] - certain[rows, half + zoom :, 2]).min() > 60  # orange
+
+
+def test_the_tip_is_shown_in_a_corner_with_its_apex_white(make_scan, make_restored):
+    scan = make_scan((128, 128), pixel_size_nm=None)
+    zoom = 4
+    *_, certain = three_panels(pixels(scan, [make_restored(scan)]), scan, zoom, 8)
+    side = round(0.3 * 128 * zoom)
+    corner = certain[-side - 10 : -10, -side - 10 : -10]
+    assert np.ptp(corner, axis=2).max() == 0  # grey: no tint over it
+    assert corner[side // 2, side // 2].min() > 245
+    assert corner[side // 2, 4].max() < corner[side // 2, side // 4].max() < 245
+
+
+def test_defects_beside_a_restored_surface_are_marked_in_the_first_panel_only(
+    make_scan, make_result, make_restored, make_defects
+):
+    scan = make_scan((64, 64), pixel_size_nm=None)
+    results = [found(make_result, scan, make_defects([(32, 40)], kind=[5], names="abcdef")), make_restored(scan)]
+    panels = three_panels(pixels(scan, results), scan, 8, 8)
+    assert [near(panel, class_colour(5), 3).any() for panel in panels] == [True, False, False]
+
+
+def test_a_restored_surface_can_be_drawn_on_anything(make_scan, make_restored):
+    for shape in ((1, 1), (16, 1024), (1024, 16), (5000, 12), (3000, 3000)):
+        for fill in (np.nan, 1.0):
+            scan = make_scan(shape, image=np.full(shape, fill, np.float32), unit="中文")
+            image = draw_overlay(scan, [make_restored(scan, quantities={"certain_share": np.nan})], "a.sxm")
+            assert image.width >= 640
+            assert max(image.size) <= 4300
+
+
+@pytest.mark.parametrize(
+    ("height", "unit", "words"),
+    [(2e-9, "m", "2 nm"), (0.05, "nm", "50 pm"), (2500.0, "nm", "2.5 µm"), (3.0, "", "3"), (2.0, "V", "2 V")],
+)
+def test_heights_are_told_in_a_unit_that_suits_them(height, unit, words):
+    assert _length(height, unit) == words

@@ -363,3 +363,21 @@ def test_undecodable_names_do_not_stop_the_report(tmp_path):
     report.write()
     assert rows_of(tmp_path)[0]["scan"] == "caf\\udce9.sxm"
     (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_restored_surface_stands_in_the_summary_and_on_its_card(tmp_path, make_scan, make_restored):
+    scan = make_scan()
+    save_results(scan, [make_restored(scan)], tmp_path / "a.gwy", source_name="a.gwy", source_sha256="cd" * 32)
+    report = Report(tmp_path)
+    report.add([Outcome("a.gwy", "a.gwy", "done", seconds=1.5, document=read_document(tmp_path / "a.gwy"))])
+    report.write()
+    (row,) = rows_of(tmp_path)
+    assert (row["tasks"], row["atoms"], row["defects"]) == ("restore", "", "")
+    assert (row["certain_share"], row["rms_change_nm"], row["tip_radius_nm"]) == ("0.5", "0.25", "12.5")
+    text = Page((tmp_path / "index.html").read_text(encoding="utf-8")).text
+    assert "50 % certain" in text
+    assert "tip radius 12.5 nm" in text
+    again = Report(tmp_path)  # its rows are read again
+    again.add([failure("b.gwy")])
+    again.write()
+    assert rows_of(tmp_path)[0] == row

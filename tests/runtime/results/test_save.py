@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from gwyfile.objects import GwyContainer
 
-from spm_runtime.results import Map, read_document, save_results
+from spm_runtime.results import Map, ModelReference, read_document, save_results
 from spm_runtime.results import _files as files_module
 from spm_runtime.results import _save as save_module
 from spm_runtime.results._document import parameters_sha256
@@ -188,7 +190,8 @@ def test_defects_and_atoms_share_a_folder(tmp_path, make_scan, make_result, make
 def test_a_document_of_an_earlier_version_still_fits_the_schema(tmp_path, make_scan, make_result):
     make_result(make_scan()).save(tmp_path)
     document = saved(tmp_path)
-    del document["tasks"]["atoms"]["classes"], document["tasks"]["atoms"]["labels"]
+    for name in ("classes", "labels", "instead_of"):
+        del document["tasks"]["atoms"][name]
     assert list(problems(document, SCHEMA)) == []
 
 
@@ -200,6 +203,36 @@ def test_several_tasks_share_a_folder(tmp_path, make_scan, make_result):
     assert set(document["tasks"]) == {"atoms", "denoise"}
     assert "denoised.tif" in document["tasks"]["denoise"]["files"]
     assert document["files"] == ["overlay.png", "scan.gwy"]
+
+
+def test_a_restored_surface_leaves_its_maps_and_the_tip(tmp_path, make_scan, make_restored):
+    scan = make_scan()
+    make_restored(scan).save(tmp_path, gwy=True)
+    document = saved(tmp_path)
+    assert document["tasks"]["restore"]["files"] == ["restored.tif", "certainty.tif", "tip.tif"]
+    assert document["tasks"]["restore"]["instead_of"] is None
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "restored.tif", "certainty.tif", "tip.tif", "overlay.png", "scan.gwy", "result.json",
+    }  # fmt: skip
+    with tifffile.TiffFile(tmp_path / "tip.tif") as file:
+        assert file.asarray().shape == (15, 15)
+        across, up = (file.pages[0].tags[name].value for name in ("XResolution", "YResolution"))
+        assert across[1] / across[0] == pytest.approx(0.03, rel=1e-4)
+        assert up[1] / up[0] == pytest.approx(0.02, rel=1e-4)
+    fields = GwyContainer.fromfile(str(tmp_path / "scan.gwy"))
+    assert [fields[f"/{number}/data/title"] for number in range(4)] == ["Z", "restored", "certainty", "tip"]
+    tip = fields["/3/data"]
+    assert tip.data.shape == (15, 15)
+    assert (tip.xreal, tip.yreal) == pytest.approx((15 * 0.03e-9, 15 * 0.02e-9))
+    assert (str(tip.si_unit_z.unitstr), fields["/1/data"].xreal) == ("m", pytest.approx(64 * 0.03e-9))
+
+
+def test_a_result_says_which_model_it_is_in_place_of(tmp_path, make_scan, make_restored):
+    asked = ModelReference("restore", "2.0", "cd" * 32)
+    make_restored(make_scan(), instead_of=asked).save(tmp_path)
+    task = saved(tmp_path)["tasks"]["restore"]
+    assert task["instead_of"] == {"name": "restore", "version": "2.0", "sha256": "cd" * 32}
+    assert task["model"]["name"] == "atoms"
 
 
 def test_an_analysis_replaces_the_earlier_one(tmp_path, make_scan, make_result):
