@@ -22,7 +22,7 @@ __all__ = ["CLASSICAL", "ClassicalRestoration", "noise_of", "restore_classical"]
 
 #: Gap, as a share of the range of heights, below which the tip rests on the surface: what rounding to float32 leaves.
 TOUCH = 1e-6
-#: Largest side of a tip that a user may ask for, in pixels: the time grows with the fourth power of it.
+#: Largest side of a tip that a user may ask for, in pixels: that of the networks for tips.
 LARGEST_TIP_PX = 61
 
 
