@@ -100,7 +100,7 @@ def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Ima
     legend = _legend(results)
     if panels is not None:
         image = _with_panels(image, panels, scan, zoom, unit)
-        legend += panels.legend
+        legend += [Entry(entry.look, entry.colour, _latin(entry.text)) for entry in panels.legend]
     return _with_footer(image, title, legend, _summary(results), _warning(scan, results), unit)
 
 
@@ -119,7 +119,7 @@ def _with_panels(first: Image.Image, panels: SurfacePanels, scan: Scan, zoom: fl
     pen = ImageDraw.Draw(image)
     for number, name in enumerate(panels.names):
         place = (number * (first.width + gap) + 16 * unit, 16 * unit)
-        words = _shortened(pen, name, _font(unit), first.width - 32 * unit)
+        words = _shortened(pen, _latin(name), _font(unit), first.width - 32 * unit)
         pen.text(
             place,
             words,

@@ -69,7 +69,7 @@ def surface_panels(scan: Scan, result: Result) -> SurfacePanels | None:
     before, after = (_grey(flat, low, span) for flat in flats)
     tip = _grey(np.asarray(result.tip.data, np.float64), -span, span)
     wide = f"{tip.shape[1]} px" if scan.pixel_size_nm is None else _length(tip.shape[1] * scan.pixel_size_nm[1], "nm")
-    names = ("before", "after", f"certainty, and tip ({wide} wide)")
+    names = ("before", "after", f"certainty; tip, {wide} wide")
     legend = (
         Entry("ramp", (255, 255, 255), f"heights, black to white {_length(high - low, scan.unit)}"),
         Entry("filled", UNCERTAIN_COLOUR, "uncertain: the tip may not have touched"),
