@@ -70,6 +70,8 @@ def test_every_family_and_modality_has_as_many_images(shown):
 def test_good_tips_are_sharper_than_a_pixel(shown):
     good = [one.scene for one in shown if one.group == GOOD]
     assert max(scene.tip_scale_px for scene in good) <= GOOD_TIP_PX
+    for scene in good:
+        assert np.std(scene.blurred - scene.clean) < 0.55 * np.std(scene.image - scene.blurred)
     assert {scene.family for scene in good} == {"blunt"}
 
 
@@ -112,6 +114,9 @@ def test_an_unchanged_image_is_no_change():
     assert score.harm == pytest.approx(1, rel=1e-3)
     noise = score_restored(Restored(scene.blurred * NM_TO_M), Shown("blunt", 0, scene), seconds=0)
     assert noise.change == pytest.approx(1, rel=1e-3)
+    assert score.unharmed
+    assert not replace(score, change=1.2, harm=1.1).unharmed
+    assert replace(score, change=1.2, harm=0.9).unharmed
 
 
 def test_a_moved_image_is_bad_raw_and_good_registered():

@@ -113,9 +113,11 @@ class RestoreComparison:
         for modality in package.options.modalities:
             figures = package.rows[modality, GOOD]
             if figures.images:
-                worst = f"{figures.change:.2f} on average, {figures.most_change:.2f} at most"
-                text = f"{modality.upper()}, {GOOD}: changed by less than the noise"
-                lines.append((text, worst, figures.most_change < 1))
+                text = f"{modality.upper()}, {GOOD}: every image changed by less than its noise, or nearer to the truth"
+                found = (
+                    f"{figures.unharmed} of {figures.images}; changed by {figures.change:.2f} of the noise on average"
+                )
+                lines.append((text, found, figures.unharmed == figures.images))
         return lines
 
     def _opponents(self, package: RestoreReport) -> dict[str, RestoreReport]:
@@ -152,20 +154,20 @@ class RestoreComparison:
     def _good_tips(self) -> str:
         modalities = self.reports[0].options.modalities
         headings = [
-            f"{modality.upper()}: {what}" for modality in modalities for what in ("change", "most", "error", "PSNR")
+            f"{modality.upper()}: {what}" for modality in modalities for what in ("change", "error", "unharmed", "PSNR")
         ]
         cells = []
         for report in self.reports:
             line = [_name(report)]
             for modality in modalities:
                 figures = report.rows[modality, GOOD]
-                line += [f"{figures.change:.2f}", f"{figures.most_change:.2f}", f"{figures.harm:.2f}"]
+                line += [f"{figures.change:.2f}", f"{figures.harm:.2f}", f"{figures.unharmed} of {figures.images}"]
                 line.append(f"{figures.raw.psnr:.2f}")
             cells.append(line)
         table = markdown_table(("good tip", *headings), (line for line in cells if "nan" not in line[1]))
         return (
             f"{table}\nChange: rms of (restored − image) over the rms of all that came after the tip (noise, scars, offsets of "
-            "lines); most: the largest of an image. Error: rms of (restored − clean) over that of (image − clean).\n"
+            "lines). Error: rms of (restored − clean) over that of (image − clean). Unharmed: one of both is at most 1.\n"
         )
 
     def _certainties(self) -> str:

@@ -47,8 +47,8 @@ class Row(NamedTuple):
         Of the mean fair PSNR, over images.
     change, harm
         Means of `ImageScore.change` and `ImageScore.harm`.
-    most_change
-        The largest change.
+    unharmed
+        Number of images that are (`ImageScore.unharmed`).
     seconds
         Mean time per image on the machine that evaluated.
     """
@@ -60,7 +60,7 @@ class Row(NamedTuple):
     interval: Interval
     change: float
     harm: float
-    most_change: float
+    unharmed: int
     seconds: float
 
 
@@ -148,16 +148,15 @@ def mean_interval(values: Sequence[float], *, samples: int = 1000, seed: int = 0
 
 def row(scores: Sequence[ImageScore]) -> Row:
     """Means over images."""
-    change = [score.change for score in scores]
     return Row(
         len(scores),
         _mean_quality([score.raw for score in scores]),
         _mean_quality([score.registered for score in scores]),
         _mean_quality([score.fair for score in scores]),
         mean_interval([score.fair.psnr for score in scores]),
-        _mean(change),
+        _mean([score.change for score in scores]),
         _mean([score.harm for score in scores]),
-        max(change, default=math.nan),
+        sum(score.unharmed for score in scores),
         _mean([score.seconds for score in scores]),
     )
 

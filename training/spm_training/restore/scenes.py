@@ -25,8 +25,9 @@ __all__ = [
 
 #: Seed of the evaluation set; changing it would make the published tables incomparable.
 RESTORE_SEED = 77_003
-#: A tip is good when its reach (`TipScene.tip_scale_px`) is at most one pixel: the surface comes back as it is.
-GOOD_TIP_PX = 1.0
+#: A tip is good when its reach (`TipScene.tip_scale_px`) is at most one pixel, and what it does to the image (rms of blurred −
+#: clean) at most so large a share of what came after it (rms of image − blurred).
+GOOD_TIP_PX, GOOD_TIP_SHARE = 1.0, 0.5
 #: Kinds of microscopes, always reported apart.
 MODALITIES: tuple[Modality, ...] = ("afm", "stm")
 #: Heights of a scene are in nanometres, those of a scan in metres.
@@ -123,16 +124,23 @@ def _scenes(options: RestoreOptions, split: Split, modality: Modality, family: s
 
 
 def _good_tips(options: RestoreOptions, modality: Modality) -> Iterator[Shown]:
-    """The first scenes of the family ``blunt`` whose tip is good: one in twelve is."""
+    """The first scenes of the family ``blunt`` whose tip is good: about one in fifteen is."""
     number = _RANGE * (10 * MODALITIES.index(modality) + len(FAMILIES))
     for index in range(options.images):
         surface = _in_turn(SURFACES[modality], index)
         while True:
             scene = _scene(options, "test", number, modality, "blunt", surface)
             number += 1
-            if scene.tip_scale_px <= GOOD_TIP_PX:
+            if _is_good(scene):
                 yield Shown(GOOD, index, scene)
                 break
+
+
+def _is_good(scene: TipScene) -> bool:
+    if scene.tip_scale_px > GOOD_TIP_PX:
+        return False
+    by_tip, after_it = (np.mean(part**2) for part in (scene.blurred - scene.clean, scene.image - scene.blurred))
+    return bool(by_tip <= GOOD_TIP_SHARE**2 * after_it)
 
 
 def _scene(

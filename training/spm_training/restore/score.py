@@ -135,6 +135,11 @@ class ImageScore:
     seconds: float
 
     @property
+    def unharmed(self) -> bool:
+        """Whether it is changed by less than its noise, or nearer to the truth than before."""
+        return self.change <= 1 or self.harm <= 1
+
+    @property
     def fair(self) -> Quality:
         """What can be asked for: registered in the family ``hackathon``, whose tip has its apex off the middle; else raw."""
         return self.registered if self.group == "hackathon" else self.raw

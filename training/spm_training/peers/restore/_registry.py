@@ -40,7 +40,7 @@ _PARTIAL = tuple(Blind(False, *one) for one in itertools.product((7, 11, 15, 21)
 _FULL = tuple(Blind(True, *one) for one in itertools.product((5, 7, 11), (0.01, 0.02, 0.03, 0.05)))
 #: After BM3D less noise is left.
 _QUIET = tuple(Blind(*one) for one in itertools.product((False, True), (7, 11), (0.003, 0.01, 0.02, 0.03)))
-_BM3D = tuple(Bm3dAlone(strength) for strength in (1.0, 1.4, 2.0))
+_BM3D = tuple(Bm3dAlone(strength) for strength in (1.4, 2.0, 2.8, 4.0))
 _RL = tuple(TruePsf(*one) for one in itertools.product((3, 5, 8, 12, 18, 28), (0.05, 1.0)))
 
 
