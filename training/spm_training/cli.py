@@ -146,6 +146,9 @@ def _dated(name: str) -> Path:
 @click.option("--ae1-run", type=FOLDER, metavar="RUN", help="Of a finder of defects: the first patch autoencoder.")
 @click.option("--ae2-run", type=FOLDER, metavar="RUN", help="Of a finder of defects: the second patch autoencoder.")
 @click.option(
+    "--tip-run", type=FOLDER, metavar="RUN", help="Of a restorer: the tip network.  [default: the one it saw]"
+)
+@click.option(
     "--calibration",
     "knots",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -162,6 +165,7 @@ def export(
     scale_run: Path | None,
     ae1_run: Path | None,
     ae2_run: Path | None,
+    tip_run: Path | None,
     knots: Path | None,
 ) -> None:
     """Export the best weights of RUN as an ONNX model package, with its card.
@@ -173,7 +177,7 @@ def export(
     from spm_training.graphs import read_calibration
     from spm_training.run import RunFolder
 
-    further = {"scale": scale_run, "ae1": ae1_run, "ae2": ae2_run}
+    further = {"scale": scale_run, "ae1": ae1_run, "ae2": ae2_run, "tip": tip_run}
     attachments = {kind: RunFolder(path) for kind, path in further.items() if path is not None}
     calibration = None if knots is None else read_calibration(knots)
     options = ExportOptions(version, half=half, calibration=calibration, attachments=attachments)
@@ -201,7 +205,7 @@ def export(
     "--images",
     type=click.IntRange(0),
     help="Atoms: per family and noise level.  [default: 4]  Defects: per noise level, and as many empty ones.  [default: 8; 34 "
-    "for --fit-calibration]  0: real images only.",
+    "for --fit-calibration]  Restore: per family and microscope.  [default: 8]  0: real images only.",
 )
 @click.option("--side-px", default=256, show_default=True, type=click.IntRange(32), help="Side of an image in pixels.")
 @click.option(
@@ -238,18 +242,24 @@ def evaluate(
 ) -> None:
     """Score model packages, each NAME the name or the folder of one, through the runtime's own pipeline.
 
-    The word defects scores the package of that name, or with --peers and without such a package the peers alone. The images are
-    simulated from a seed that no training uses; finders of defects are also scored on the real images of SPIEPy. Tables are
-    printed and written as JSON and Markdown.
+    The word defects, or restore, scores the package of that name, or with --peers and without such a package the peers alone. The
+    images are simulated from a seed that no training uses; finders of defects are also scored on the real images of SPIEPy, and
+    what restores shows the scans of --real on a page of pictures. Tables are printed and written as JSON and Markdown.
     """
     from spm_training.calibration import fit_package, write_knots
     from spm_training.comparison_run import run_comparison
     from spm_training.defects.run import DefectOptions, chosen_families, named_packages, run_calibration, run_defects
     from spm_training.evaluate import EvaluationOptions
-    from spm_training.simulate import surfaces
+    from spm_training.restore.run import restore_options, restore_packages, run_restore
+    from spm_training.simulate import surfaces, tips
     from spm_training.simulate.columns import FAMILIES
 
     _check_range("--spacing-px", spacing_px)
+    restorers = restore_packages(names)
+    if restorers is not None:
+        scans = restore_options(images, side_px, chosen_families(families, left_out, tips.FAMILIES), knots)
+        run_restore(restorers, scans, out, peers=peers, real=real, device=device, bar=_bar, say=click.echo)
+        return
     packages, defects = named_packages(names)  # all names are right before the first hour is spent
     if images == 0 and (knots is not None or (real is None and not defects)):
         raise ParameterError("--images 0: nothing to score; expected it with --real alone. Name a number of images.")
