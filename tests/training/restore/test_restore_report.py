@@ -134,6 +134,7 @@ def test_goals_are_judged(comparison):
     reached = comparison.goals(comparison.packages[0])
     of_good_tips = [enough for goal, _, enough in reached if GOOD in goal]
     assert of_good_tips == [True, True]
+    assert comparison.verdict() == f"perfect 1.0.0 reaches {len(reached)} of {len(reached)} goals."
     assert all(enough for goal, _, enough in reached)
     worse = RestoreReport(
         Subject("lifted", sha256="1"), TINY, comparison.reports[2].scores, comparison.reports[0].references

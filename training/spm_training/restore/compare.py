@@ -120,6 +120,14 @@ class RestoreComparison:
                 lines.append((text, found, figures.unharmed == figures.images))
         return lines
 
+    def verdict(self) -> str:
+        """How many of its goals every package reaches, in a sentence each."""
+        said = []
+        for package in self.packages:
+            lines = self.goals(package)
+            said.append(f"{package.subject.label} reaches {sum(enough for *_, enough in lines)} of {len(lines)} goals.")
+        return " ".join(said)
+
     def _opponents(self, package: RestoreReport) -> dict[str, RestoreReport]:
         """The image as recorded and the rivals, by name."""
         by_name = {one.subject.name: one for one in self.reports}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,16 @@ from spm_training.restore.evaluate import (
     AS_RECORDED,
     REFERENCES,
     TRUE_TIP,
+    Oracle,
     Restorer,
+    Scores,
     evaluate_all,
     package_restorer,
     pipeline_restorer,
 )
 from spm_training.restore.pictures import Examples, add_examples, add_real, real_examples
 from spm_training.restore.report import RestoreReport, Subject, conditions, write_images
-from spm_training.restore.scenes import RestoreOptions
+from spm_training.restore.scenes import RestoreOptions, Shown
 from spm_training.restore.score import ImageScore
 from spm_training.studies.page import Page
 
@@ -98,7 +100,7 @@ def score_package(
     options: RestoreOptions,
     *,
     device: Device = "cpu",
-    on_image: Callable[[ImageScore | None], object] | None = None,
+    on_image: Callable[[object], object] | None = None,
 ) -> RestoreReport:
     """Score one package beside the references, for its card.
 
@@ -111,7 +113,7 @@ def score_package(
     device
         Where the runtime computes.
     on_image
-        Called after every image of the package.
+        Called after every image, for a progress bar.
 
     Raises
     ------
@@ -120,9 +122,9 @@ def score_package(
     """
     restorers, oracles = REFERENCES
     subject = Subject.of(package)
-    step = None if on_image is None else _of_one_method(on_image, 2 + len(oracles))
+    step = None if on_image is None else _first(on_image)
     finders: dict[str, Restorer] = {**restorers, subject.label: package_restorer(package, device)}
-    scores = evaluate_all(finders, options, oracles=oracles, on_image=step)
+    scores = evaluate_all(finders, options, oracles=oracles, on_scene=step)
     return RestoreReport(subject, options, scores[subject.label], scores)
 
 
@@ -171,38 +173,51 @@ def run_restore(
         raise ParameterError(f"--real {real}: no such folder; expected one with scans. Name another.")
     if not options.images and real is None:
         raise ParameterError("--images 0: nothing to score. Name a number of images, or --real with a folder of scans.")
-    found = Peers()
-    if peers and options.images:
-        found = make_peers(RestoreTuning(report=say) if tuning is None else tuning)
     packages = [*packages, *(_of_paper(packages) if peers else [])]
-    restorers, oracles = REFERENCES
     ours: dict[str, Restorer] = {Subject.of(one).label: package_restorer(one, device) for one in packages}
     page = Page("Surfaces restored from scans with bad tips", conditions(options))
+    page.recommend("Look at the pictures before you believe the figures.")
     if options.images:
-        every: dict[str, Restorer] = {**restorers, **found.restorers, **ours}
-        bounds = {**oracles, **found.oracles}
-        examples = Examples()
-        with bar(options.total * (len(every) + len(bounds)), "simulated images") as progress:
-            scores = evaluate_all(every, options, oracles=bounds, on_image=_step(progress), on_scene=examples)
+        found = make_peers(RestoreTuning(report=say) if tuning is None else tuning) if peers else Peers()
         described = [Subject(one.name, description=one.description, oracle=one.oracle) for one in found.described]
         subjects = [*_REFERENCES, *described, *(Subject.of(one) for one in packages)]
-        reports = [
-            RestoreReport(one, options, scores[one.label], {name: scores[name] for name in (AS_RECORDED, TRUE_TIP)})
-            for one in subjects
-        ]
-        comparison = RestoreComparison(reports, GWYDDION_BLIND if found.restorers else (), found.missing)
+        examples = Examples()
+        scores = _scores({**found.restorers, **ours}, found.oracles, options, bar, examples)
+        comparison = _comparison(subjects, scores, options, found)
         for report in comparison.packages:
             say(f"{report.subject.label}\n\n{report.markdown()}\nwritten: {', '.join(map(str, report.save(out)))}\n")
         files = [*comparison.save(out), write_images(out, scores)]
         say(f"{comparison.markdown()}\nwritten: {', '.join(map(str, files))}\n")
+        page.recommend(f"{page.recommendation} {comparison.verdict()}")
         page.section("Simulated scans: PSNR / SSIM / VIF of the frame that is shown")
         add_examples(page, examples, [one.label for one in subjects if one.name != AS_RECORDED])
     if real is not None:
         shown: dict[str, Restorer] = {"classical": pipeline_restorer("classical", device), **ours}
         page.section("Real scans: no truth, to be looked at")
         add_real(page, list(real_examples(real, shown, say=say)))
-    written = page.write(out, "pictures-restore", {"images": options.images})
-    say(f"written: {written}")
+    say(f"written: {page.write(out, 'pictures-restore', {'images': options.images})}")
+
+
+def _scores(
+    restorers: Mapping[str, Restorer],
+    oracles: Mapping[str, Oracle],
+    options: RestoreOptions,
+    bar: Bar,
+    examples: Examples,
+) -> dict[str, list[ImageScore | None]]:
+    """Of the references and everything else, by name."""
+    every = {**REFERENCES[0], **restorers}
+    bounds = {**REFERENCES[1], **oracles}
+    with bar(options.total * (len(every) + len(bounds)), "simulated images") as progress:
+        return evaluate_all(every, options, oracles=bounds, on_image=_step(progress), on_scene=examples)
+
+
+def _comparison(
+    subjects: Sequence[Subject], scores: Mapping[str, Scores], options: RestoreOptions, peers: Peers
+) -> RestoreComparison:
+    references = {name: scores[name] for name in (AS_RECORDED, TRUE_TIP)}
+    reports = [RestoreReport(one, options, scores[one.label], references) for one in subjects]
+    return RestoreComparison(reports, GWYDDION_BLIND, peers.missing)
 
 
 def _of_paper(named: Sequence[ModelPackage]) -> list[ModelPackage]:
@@ -212,20 +227,9 @@ def _of_paper(named: Sequence[ModelPackage]) -> list[ModelPackage]:
     return [find_model(name) for name in PAPERS if name in installed and name not in known]
 
 
+def _first(on_image: Callable[[object], object]) -> Callable[[Shown, object], object]:
+    return lambda shown, _: on_image(shown)
+
+
 def _step(progress: tqdm[Any]) -> Callable[[object], object]:
     return lambda _: progress.update(1)
-
-
-def _of_one_method(
-    on_image: Callable[[ImageScore | None], object], methods: int
-) -> Callable[[ImageScore | None], None]:
-    """Pass on one call of every so many."""
-    calls = 0
-
-    def step(score: ImageScore | None) -> None:
-        nonlocal calls
-        calls += 1
-        if calls % methods == 0:
-            on_image(score)
-
-    return step
