@@ -17,6 +17,14 @@ SIZES = {TipModel1: 1_732_897, TipModel2: 32_833, TipModel3: 6_745_121}
 SMALL = [lambda: TipModel1(2, 2), lambda: TipModel2(4), lambda: TipModel3(2, 3), lambda: TipModel3(3, 1)]
 
 
+def alive(network):
+    """Nothing cancels, no ReLU cuts."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.abs_()
+    return network.eval()
+
+
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_number_of_parameters_is_the_one_that_is_printed(kind):
     """33 thousand and 6.7 million are the paper's."""
@@ -41,9 +49,13 @@ def test_shapes_of_any_multiple_of_the_stride(make):
 
 @pytest.mark.parametrize("make", SMALL)
 def test_answers_are_float32_under_autocast(make):
-    network = make()
+    """Not only by type: bfloat16 would know no more than 128 heights between 1 and 2."""
+    network = alive(make())
+    torch.nn.init.constant_(network.head.bias, 1.5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert network(torch.randn(2, 1, 16, 16)).dtype == torch.float32
+        answer = network(torch.randn(2, 1, 32, 32))
+    assert answer.dtype == torch.float32
+    assert (answer.bfloat16().float() != answer).float().mean() > 0.5
 
 
 def test_model_1_learns_what_the_tip_added():
@@ -82,25 +94,9 @@ def test_nonsense_sizes_are_refused(kind):
         kind(0)
 
 
-def reaching(make):
-    """A network in double precision whose whole reach shows: nothing cancels, no ReLU cuts."""
-    network = make().eval()
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.abs_()
-    return network.double()
-
-
-@pytest.fixture
-def double(monkeypatch):
-    """What is far stays exactly equal only in double precision: networks answer in it here."""
-    monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
-
-
-@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("make", [*SMALL, lambda: TipModel1(2, 3)])
 def test_a_pixel_beyond_the_halo_changes_nothing_and_the_halo_is_not_too_wide(make):
-    network = reaching(make)
+    network = alive(make()).double()  # what is far stays exactly equal only in double precision
     stride, halo = network.stride, network.halo_px
     side = 2 * (-(-halo // stride) + 1) * stride
     image = torch.rand(1, 1, side, side).double()

@@ -19,9 +19,10 @@ from spm_runtime.models import ModelPackage, load_package
 from spm_runtime.session import Session, self_test
 from spm_training.graphs import Calibration, ExportGraph
 from spm_training.onnx_export import deployable, to_onnx
-from spm_training.package import FILES, Description, file_entry, output_file, validate_description
+from spm_training.package import FILES, Description, file_entry, output_file, validate_description, vector_file
 from spm_training.package_atoms import AtomsPackage
 from spm_training.package_defects import DefectsPackage
+from spm_training.package_restore import RestorePackage
 from spm_training.package_task import (
     Attachment,
     CardReport,
@@ -31,6 +32,7 @@ from spm_training.package_task import (
     trained_for_export,
 )
 from spm_training.recipe import Recipe, load_recipe, recipe_names
+from spm_training.restore_graphs import RestorerGraph
 from spm_training.run import RunFolder
 from spm_training.tasks import task_of
 
@@ -47,7 +49,15 @@ __all__ = [
 #: Largest difference between torch and the runtime, relative to the output's largest value where that exceeds 1.
 TORCH_TOLERANCE = 1e-4
 #: Networks that make a package, by kind; all others are attached to one of them.
-_PACKAGES: Mapping[str, type[PackagedTask]] = {"atoms": AtomsPackage, "atomid": AtomsPackage, "finder": DefectsPackage}
+_PACKAGES: Mapping[str, type[PackagedTask]] = {
+    "atoms": AtomsPackage,
+    "atomid": AtomsPackage,
+    "finder": DefectsPackage,
+    "restorer": RestorePackage,
+    "tip1": RestorePackage,
+    "tip2": RestorePackage,
+    "tip3": RestorePackage,
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class ExportOptions:
     calibration
         Makes the score a probability; None leaves it as the network learned it.
     attachments
-        Runs of further networks of the package by the kind of the network: ``scale``, ``ae1`` or ``ae2``.
+        Runs of further networks of the package by the kind of the network: ``scale``, ``ae1``, ``ae2`` or ``tip``.
     """
 
     version: str
@@ -181,6 +191,11 @@ def _make(
     graph, training = _trained_graph(run, half=options.half)
     settings = dict(further.settings)
     if options.calibration is not None:
+        if isinstance(graph, RestorerGraph):
+            raise ParameterError(
+                f"--calibration: {task.recipe.name} restores surfaces, which have no scores; expected a finder of atoms or of "
+                "defects. Leave it out."
+            )
         graph.calibrate(options.calibration)
         if options.calibration.alarm_levels:
             settings["alarm_levels"] = list(options.calibration.alarm_levels)
@@ -274,7 +289,7 @@ def check_against_torch(graph: ExportGraph, package: ModelPackage, inputs: Itera
     package
         The package.
     inputs
-        Input tensors.
+        First inputs; the graph has values for its vectors.
 
     Returns
     -------
@@ -288,9 +303,10 @@ def check_against_torch(graph: ExportGraph, package: ModelPackage, inputs: Itera
     session = Session(package, "cpu")
     worst = 0.0
     for tensor in inputs:
-        found = session.run({graph.INPUT: tensor})
+        given = graph.inputs(torch.from_numpy(tensor))
+        found = session.run({name: value.numpy() for name, value in given.items()})
         with torch.no_grad():
-            expected = graph.named(torch.from_numpy(tensor))
+            expected = graph.named(*given.values())
         for name, value in expected.items():
             scale = max(1.0, float(value.abs().max()))
             worst = max(worst, float(np.abs(found[name] - value.numpy()).max()) / scale)
@@ -302,10 +318,12 @@ def check_against_torch(graph: ExportGraph, package: ModelPackage, inputs: Itera
 
 
 def write_test_tensors(graph: ExportGraph, tensor: Tensor, folder: Path, *, prefix: str = "") -> dict[str, str]:
-    """Write an input and what the network says of it; the files by the names of the tensors, the input first."""
+    """Write inputs and what the network says of them; the files by the names of the tensors, the inputs first."""
+    inputs = graph.inputs(tensor)
     with torch.no_grad():
-        outputs = graph.named(tensor)
-    files = {graph.INPUT: prefix + FILES["image"]} | {name: prefix + output_file(name) for name in outputs}
-    for name, value in ({graph.INPUT: tensor} | outputs).items():
+        outputs = graph.named(*inputs.values())
+    files = {graph.INPUT: prefix + FILES["image"]} | {one.id: prefix + vector_file(one.id) for one in graph.VECTORS}
+    files |= {name: prefix + output_file(name) for name in outputs}
+    for name, value in (inputs | outputs).items():
         np.save(folder / files[name], value.numpy().astype(np.float32), allow_pickle=False)
     return files

@@ -51,6 +51,11 @@ class FinderOfDefectsGraph(ExportGraph):
             TensorSpec("kind", "Probability of each class of a defect centred here.", self.kinds, limits=(0.0, 1.0)),
         )
 
+    @property
+    def architecture(self) -> str:
+        """In words, for the card."""
+        return f"U-Net of base width {self.base_width} and depth {self.depth}"
+
     def calibrate(self, calibration: Calibration) -> None:
         """Make the presence a probability."""
         self.calibration = calibration

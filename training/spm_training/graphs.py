@@ -59,7 +59,7 @@ class TensorSpec:
 
 
 class ExportGraph(nn.Module, ABC):
-    """A network as it is exported; its ``forward`` takes one tensor and returns one or a tuple of tensors.
+    """A network as it is exported; its ``forward`` takes a tensor and its `VECTORS`, and returns one or a tuple of tensors.
 
     Parameters
     ----------
@@ -67,8 +67,10 @@ class ExportGraph(nn.Module, ABC):
         A network in evaluation mode.
     """
 
-    #: Name of the input.
+    #: Name of the first input, for most networks the only one.
     INPUT: str
+    #: Further inputs: vectors ``(B, K)`` in the order in which ``forward`` takes them.
+    VECTORS: tuple[TensorSpec, ...] = ()
     #: The outputs in the order in which ``forward`` returns them.
     OUTPUTS: tuple[TensorSpec, ...]
 
@@ -78,15 +80,25 @@ class ExportGraph(nn.Module, ABC):
 
     @abstractmethod
     def example(self) -> Tensor:
-        """An input of any allowed shape, more than one along every free axis."""
+        """A first input of any allowed shape, more than one along every free axis."""
 
     @abstractmethod
     def free_axes(self) -> Mapping[int, Any]:
-        """The input's axes whose length stays free, as `torch.onnx.export` wants them."""
+        """The first input's axes whose length stays free, as `torch.onnx.export` wants them; the batch is axis 0."""
 
-    def named(self, tensor: Tensor) -> dict[str, Tensor]:
+    def vectors(self, batch: int) -> tuple[Tensor, ...]:
+        """Values for `VECTORS` to test with: uniform from 0 to 1, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        return tuple(torch.rand(batch, len(one.channels), generator=generator) for one in self.VECTORS)
+
+    def inputs(self, tensor: Tensor) -> dict[str, Tensor]:
+        """All inputs by name: the first one as given, and the vectors to test with."""
+        vectors = self.vectors(len(tensor))
+        return {self.INPUT: tensor} | {one.id: value for one, value in zip(self.VECTORS, vectors, strict=True)}
+
+    def named(self, tensor: Tensor, *vectors: Tensor) -> dict[str, Tensor]:
         """Outputs by name."""
-        values = self(tensor)
+        values = self(tensor, *vectors)
         return dict(
             zip((one.id for one in self.OUTPUTS), values if isinstance(values, tuple) else (values,), strict=True)
         )
@@ -201,6 +213,11 @@ class FinderGraph(ExportGraph):
         self.halo_px: int = network.halo_px
         self.calibration: Calibration | None = None
         self.score: nn.Module = _ClampedScore()
+
+    @property
+    def architecture(self) -> str:
+        """In words, for the card."""
+        return f"U-Net of base width {self.base_width} and depth {self.depth}"
 
     def calibrate(self, calibration: Calibration) -> None:
         """Make the confidence a probability."""

@@ -73,15 +73,16 @@ def to_onnx(graph: ExportGraph, *, identity: str, half: bool = False) -> bytes:
     -------
     bytes
     """
+    inputs, axes = graph.inputs(graph.example()), dict(graph.free_axes())
     with _quiet():
         program = torch.onnx.export(
             graph.eval(),
-            (graph.example(),),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[graph.INPUT],
+            input_names=list(inputs),
             output_names=[output.id for output in graph.OUTPUTS],
-            dynamic_shapes=(dict(graph.free_axes()),),
+            dynamic_shapes=(axes, *({0: axes[0]} for _ in graph.VECTORS)),
             external_data=False,
             verbose=False,
         )

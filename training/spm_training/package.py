@@ -21,7 +21,7 @@ from spm_training.graphs import TensorSpec
 from spm_training.onnx_export import OPSET
 from spm_training.package_task import MapsGraph, PackagedTask
 
-__all__ = ["FILES", "TOLERANCE", "Description", "file_entry", "output_file", "validate_description"]
+__all__ = ["FILES", "TOLERANCE", "Description", "file_entry", "output_file", "validate_description", "vector_file"]
 
 #: Names of the files of a package.
 FILES = {
@@ -101,10 +101,10 @@ class Description:
                 },
                 *({**entry} for entry in self.task.CITATIONS),
             ],
-            "tags": [*self.task.TAGS, "unet", "semantic-segmentation", "2d", "onnx", *recipe.card.modalities],
+            "tags": [*self.task.TAGS, "2d", "onnx", *recipe.card.modalities],
             "documentation": FILES["card"],
             **({"attachments": attachments} if attachments else {}),
-            "inputs": [self._input(folder)],
+            "inputs": [self._input(folder), *(_vector(folder, spec) for spec in self.graph.VECTORS)],
             "outputs": [_output(folder, spec) for spec in self.graph.OUTPUTS],
             "weights": {
                 "onnx": {
@@ -174,6 +174,7 @@ class Description:
         facts = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in self.training.items())
         failures = "\n".join(f"* {sentence}" for sentence in recipe.card.known_failures)
         channels = len(self.task.input.channels)
+        vectors = "".join(f" Input `{one.id}` `(B, {len(one.channels)})`: {one.description}" for one in graph.VECTORS)
         return f"""# {recipe.name} {self.version}
 
 {recipe.title}.
@@ -182,8 +183,8 @@ class Description:
 
 ## Network
 
-U-Net of base width {graph.base_width} and depth {graph.depth}: {parameters:,} parameters, batch norms folded in here.
-Input `{graph.INPUT}` `(B, {channels}, H, W)`: the levelled scan, H and W multiples of {graph.stride}. Outputs:
+{graph.architecture}: {parameters:,} parameters, batch norms folded in here.
+Input `{graph.INPUT}` `(B, {channels}, H, W)`: the levelled scan, H and W multiples of {graph.stride}.{vectors} Outputs:
 
 {outputs}
 
@@ -241,9 +242,25 @@ def output_file(output: str) -> str:
     return f"test_output_{output.removesuffix('_px')}.npy"
 
 
+def vector_file(vector: str) -> str:
+    """Name of the file with the test tensor of an input beside the first."""
+    return f"test_input_{vector}.npy"
+
+
 def file_entry(folder: Path, name: str) -> dict[str, str]:
     """Source and hash of a file of the package."""
     return {"source": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+
+
+def _vector(folder: Path, spec: TensorSpec) -> dict[str, Any]:
+    """An input ``(B, K)`` beside the first."""
+    return {
+        "id": spec.id,
+        "description": spec.description,
+        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": list(spec.channels)}],
+        "test_tensor": file_entry(folder, vector_file(spec.id)),
+        "data": {"type": "float32", "range": list(spec.limits)},
+    }
 
 
 def _output(folder: Path, spec: TensorSpec) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class AtomsPackage(PackagedTask):
             "url": "https://theses.lib.polyu.edu.hk/",
         },
     )
-    TAGS = ("atoms",)
+    TAGS = ("atoms", "unet", "semantic-segmentation")
     ATTACHABLE = ("scale",)
 
     @property

@@ -71,7 +71,7 @@ class DefectsPackage(PackagedTask):
             "url": "https://www.ucl.ac.uk/",
         },
     )
-    TAGS = ("defects", "steps", "surfaces")
+    TAGS = ("defects", "steps", "surfaces", "unet", "semantic-segmentation")
     ATTACHABLE = ("ae1", "ae2")
 
     @property

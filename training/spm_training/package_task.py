@@ -16,6 +16,7 @@ from spm_runtime.models import ModelPackage
 from spm_training.finder_graph import FinderOfDefectsGraph
 from spm_training.graphs import ExportGraph, FinderGraph
 from spm_training.recipe import Recipe
+from spm_training.restore_graphs import RestorerGraph
 from spm_training.run import RunFolder
 from spm_training.trained import trained_network
 
@@ -32,10 +33,12 @@ __all__ = [
 ]
 
 #: Networks that are a package of their own: images in, maps out.
-MapsGraph = FinderGraph | FinderOfDefectsGraph
+MapsGraph = FinderGraph | FinderOfDefectsGraph | RestorerGraph
 
 #: Kinds of networks that learn from `spm_training.simulate.surfaces`.
 _OF_SURFACES = ("finder", "ae1", "ae2")
+#: Kinds that learn from `spm_training.simulate.tips`.
+_OF_TIPS = ("tip", "restorer", "tip1", "tip2", "tip3")
 
 
 @dataclass(frozen=True)
@@ -202,4 +205,7 @@ def trained_for_export(run: RunFolder, *, half: bool) -> tuple[nn.Module, dict[s
     recipe = run.recipe()
     if recipe.network.kind in _OF_SURFACES:
         training["families"] = ", ".join(recipe.surfaces.families) or "all"
+    if recipe.network.kind in _OF_TIPS:
+        training["families"] = ", ".join(dict.fromkeys(recipe.tips.families))
+        training["modalities"] = ", ".join(dict.fromkeys(recipe.tips.modalities))
     return network, {**training, "weights": "float16" if half else "float32"}

@@ -52,7 +52,9 @@ class RestorerGraph(ExportGraph):
         """In words, for the card."""
         network = self.network
         if isinstance(network, TipModel1):
-            return f"U-Net without skip links of base width {network.base_width} and depth {network.depth}, less its input"
+            return (
+                f"U-Net without skip links of base width {network.base_width} and depth {network.depth}, less its input"
+            )
         if isinstance(network, TipModel2):
             return f"Convolutional autoencoder of width {network.width}"
         if isinstance(network, TipModel3):
@@ -85,9 +87,7 @@ class TipGraph(ExportGraph):
         TensorSpec(
             "visible", "The tip: 1 at its apex, exp(height / local height) elsewhere.", ("visible",), limits=(0.0, 1.0)
         ),
-        TensorSpec(
-            "families", "Probabilities of the kinds of corruption.", FAMILIES, is_map=False, limits=(0.0, 1.0)
-        ),
+        TensorSpec("families", "Probabilities of the kinds of corruption.", FAMILIES, is_map=False, limits=(0.0, 1.0)),
         TensorSpec("code", "What the network that restores is told of the tip.", _CODE, is_map=False),
     )
 

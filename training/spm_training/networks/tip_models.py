@@ -68,8 +68,7 @@ class TipModel1(nn.Module):
 
     def added(self, image: Tensor) -> Tensor:
         """What the tip added to the surface, ``(B, 1, H, W)`` → ``(B, 1, H, W)``: the difference that the paper learns."""
-        difference: Tensor = self.head(self.body(image))
-        return difference.float()
+        return _in_float32(self.head, self.body(image))
 
     def forward(self, image: Tensor) -> Tensor:
         """The restored image.
@@ -122,8 +121,8 @@ class TipModel2(nn.Module):
             nn.ReLU(inplace=True),
             nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width // 2, 1, 3, padding=1),
         )
+        self.head = nn.Conv2d(width // 2, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """The restored image.
@@ -133,8 +132,7 @@ class TipModel2(nn.Module):
         image
             ``(B, 1, H, W)`` normalised heights; H and W multiples of `stride`.
         """
-        restored: Tensor = self.decoder(self.encoder(image))
-        return restored.float()
+        return _in_float32(self.head, self.decoder(self.encoder(image)))
 
 
 class TipModel3(nn.Module):
@@ -193,8 +191,7 @@ class TipModel3(nn.Module):
         x = self.bottleneck(x)
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             x = block(torch.cat((skip, self.up(x)), dim=1))
-        restored: Tensor = self.head(x)
-        return restored.float()
+        return _in_float32(self.head, x)
 
 
 class _Narrowing(nn.Sequential):
@@ -209,3 +206,16 @@ class _Narrowing(nn.Sequential):
             nn.BatchNorm2d(channels_out),
             nn.ReLU(inplace=True),
         )
+
+
+def _in_float32(head: nn.Conv2d, x: Tensor) -> Tensor:
+    """The last layer in float32 also under autocast: the eight bits of bfloat16 would be coarser than the noise of a scan."""
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return _heights(head, x)
+    with torch.autocast(x.device.type, enabled=False):
+        return _heights(head, x.float())
+
+
+def _heights(head: nn.Conv2d, x: Tensor) -> Tensor:
+    heights: Tensor = head(x)
+    return heights

@@ -1,0 +1,184 @@
+"""From runs of restorers and of the tip network to packages, through the eyes of the runtime."""
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from spm_runtime.errors import ParameterError
+from spm_runtime.models import load_package
+from spm_runtime.pipelines import analyse
+from spm_runtime.pipelines.relief import RESTORE_CHANNELS
+from spm_runtime.session import Session, self_test
+from spm_training.cli import cli
+from spm_training.export import ExportOptions, export_run
+from spm_training.graphs import Calibration
+from spm_training.networks.tip import CODE_WIDTH
+from spm_training.recipe import load_recipe
+from spm_training.restore.scenes import RestoreOptions, scan_of
+from spm_training.run import RunFolder
+from spm_training.simulate.tips import FAMILIES, scene_rng, simulate_tip_scene
+
+SHORT = ("training.epochs=1", "data.steps_per_epoch=1", "training.threads=1")
+
+
+@pytest.fixture(scope="module")
+def runs(trained, tmp_path_factory):
+    """Finished smoke runs by recipe, not to be changed; the restorer is told of the tip."""
+    folder = tmp_path_factory.mktemp("runs")
+    told = ("network.with_tip=true", f"tips.tip_run='{(folder / 'tip').as_posix()}'")
+    for name, more in {"tip": (), "restore": told, "tip-model-2": ()}.items():
+        trained(load_recipe(name, smoke=True, overrides=(*SHORT, *more)), folder / name)
+    return {name: RunFolder(folder / name) for name in ("tip", "restore", "tip-model-2")}
+
+
+@pytest.fixture(scope="module")
+def package(runs, tmp_path_factory):
+    """The package of the restorer with the network that estimates tips, not to be changed."""
+    folder = tmp_path_factory.mktemp("models") / "restore"
+    export_run(runs["restore"], folder, ExportOptions("1.2.3", half=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(runs, tmp_path_factory):
+    """The package of the hackathon's second model, not to be changed."""
+    folder = tmp_path_factory.mktemp("models") / "tip-model-2"
+    export_run(runs["tip-model-2"], folder, ExportOptions("0.1.0"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """A scan under a double tip, whose sides are no multiples of any stride."""
+    return scan_of(simulate_tip_scene(scene_rng("test", 3), shape=(75, 93), families=["double"]))
+
+
+def test_the_runtime_opens_and_reproduces_both_networks(package):
+    loaded = load_package(package)
+    assert (loaded.name, loaded.version, loaded.task, loaded.modalities) == (
+        "restore",
+        "1.2.3",
+        "restore",
+        ("afm", "stm"),
+    )
+    assert list(loaded.attached) == ["tip"]
+    for one in (loaded, loaded.attached["tip"]):
+        assert self_test(Session(one, "cpu")) < 1e-4
+    inputs, outputs = loaded.test_tensors()
+    assert list(inputs) == ["image", "code"]
+    assert inputs["image"].shape == (1, len(RESTORE_CHANNELS), 96, 144)
+    assert 0.05 < inputs["image"][0, 0].std() < 0.5
+    assert inputs["code"].shape == (1, CODE_WIDTH)
+    assert {name: value.shape for name, value in outputs.items()} == {
+        "restored": (1, 1, 96, 144),
+        "touched": (1, 1, 96, 144),
+    }
+    inputs, outputs = loaded.attached["tip"].test_tensors()
+    assert list(inputs) == ["evidence"]
+    assert {name: value.shape[1] for name, value in outputs.items()} == {
+        "visible": 1,
+        "families": len(FAMILIES),
+        "code": CODE_WIDTH,
+    }
+
+
+def test_the_pipeline_knows_all_that_it_asks_for(package, reference):
+    assert load_package(package).settings == {"channels": list(RESTORE_CHANNELS), "families": list(FAMILIES)}
+    assert load_package(reference).settings == {"channels": ["image"]}
+    assert not load_package(reference).attached
+    assert list(load_package(reference).test_tensors()[1]) == ["restored"]
+
+
+@pytest.mark.parametrize("name", ["package", "reference"])
+def test_a_scan_goes_through_it_with_all_maps(name, scan, request):
+    folder = request.getfixturevalue(name)
+    result = analyse(scan, "restore", model=folder, device="cpu")
+    maps = {one.name: one for one in result.maps}
+    assert set(maps) == {"restored", "certainty"}
+    assert result.tip is not None
+    assert maps["restored"].data.shape == scan.shape
+    assert np.isfinite(maps["restored"].data).all()
+    assert result.model.version == load_package(folder).version
+    if name == "package":  # a fresh restorer adds little of its own yet
+        assert abs(maps["restored"].data.mean() - scan.image.mean()) < 0.5 * np.ptp(scan.image)
+
+
+def test_other_tools_can_open_it_and_the_card_says_how_it_was_made(package):
+    rdf = yaml.safe_load((package / "rdf.yaml").read_text(encoding="utf-8"))
+    assert [one["id"] for one in rdf["inputs"]] == ["image", "code"]
+    assert [axis["type"] for axis in rdf["inputs"][1]["axes"]] == ["batch", "channel"]
+    assert rdf["inputs"][0]["axes"][1]["channel_names"] == list(RESTORE_CHANNELS)
+    assert {"restoration", "tip", "afm", "stm"} <= set(rdf["tags"])
+    assert any("Villarrubia" in one["text"] for one in rdf["cite"])
+    spm = rdf["config"]["spm"]
+    assert spm["training"]["families"] == ", ".join(FAMILIES)
+    assert spm["training"]["modalities"] == "afm, stm"
+    assert spm["levelling"]["function"] == "spm_runtime.pipelines.relief.relief_view"
+    assert spm["attachments"]["tip"]["training"]["recipe"] == "tip"
+    assert spm["parameters"] == {}
+    card = (package / "README.md").read_text(encoding="utf-8")
+    for text in (
+        "1.2.3",
+        "Residual U-Net on half",
+        f"`code` `(B, {CODE_WIDTH})`",
+        "`tip.onnx`",
+        "no probability",
+        "unit",
+    ):
+        assert (text in card) == (text != "no probability")
+
+
+def test_a_tip_network_goes_where_one_is_seen(runs, tmp_path):
+    with pytest.raises(ParameterError, match=r"--tip-run .*'tip2' of recipe tip-model-2 sees the image alone"):
+        export_run(runs["tip-model-2"], tmp_path / "b", ExportOptions("0.1.0", attachments={"tip": runs["tip"]}))
+    with pytest.raises(ParameterError, match=r"--tip-run .*the network 'tip2'; expected one of 'tip'"):
+        export_run(runs["restore"], tmp_path / "c", ExportOptions("0.1.0", attachments={"tip": runs["tip-model-2"]}))
+    with pytest.raises(ParameterError, match=r"--tip-run beside a run of 'restorer'"):
+        export_run(runs["tip"], tmp_path / "d", ExportOptions("0.1.0"))
+
+
+def test_heights_are_not_calibrated(runs, tmp_path):
+    options = ExportOptions("0.1.0", calibration=Calibration((0.0, 1.0), (0.0, 1.0)))
+    with pytest.raises(ParameterError, match=r"--calibration: tip-model-2 restores surfaces"):
+        export_run(runs["tip-model-2"], tmp_path / "package", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_go_into_the_card_by_the_command(runs, tmp_path):
+    shown = RestoreOptions(images=1, side_px=64, families=("blunt",), modalities=("stm",))
+    seen = []
+    done = export_run(
+        runs["tip-model-2"], tmp_path / "model", ExportOptions("0.1.0"), evaluation=shown, on_image=seen.append
+    )
+    assert len(seen) == shown.total
+    assert load_package(done.folder).metrics == done.report.headline()
+    assert done.report.markdown() in (done.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_command_takes_another_tip_network(runs, tmp_path):
+    words = ["export", str(runs["restore"].path), "--to", str(tmp_path / "restore"), "--no-evaluate"]
+    done = CliRunner().invoke(cli, [*words, "--tip-run", str(runs["tip"].path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "differ by at most" in done.output
+    assert list(load_package(tmp_path / "restore").attached) == ["tip"]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "images"),
+    [
+        ("tip-model-1", (1.0, 1.0, 0.0), (70, None)),
+        ("tip-model-2", (1.0, 0.0, 0.0), (1000, 1200)),
+        ("tip-model-3", (1.0, 1.0, 1.0), (75, 100)),
+    ],
+)
+def test_recipes_are_the_printed_ones(name, weights, images):
+    recipe = load_recipe(name)
+    loss, data = recipe.loss, recipe.data
+    assert (loss.mae_weight, loss.ssim_weight, loss.gradient_weight) == weights
+    assert recipe.training.epochs == images[0]
+    assert data.steps_per_epoch * data.batch == data.pool  # an epoch is every image once
+    assert images[1] in (None, data.pool)
+    assert recipe.tips.image_px == data.crop_px  # whole images
+    if name == "tip-model-1":
+        assert recipe.optimiser.lr == 1e-4

@@ -1,0 +1,126 @@
+"""Restorers and the tip network as they are exported: onnxruntime against torch, sizes, names, two inputs."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX
+from spm_training.networks.restorer import RestorerNet
+from spm_training.networks.tip import CODE_WIDTH, TipNet
+from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
+from spm_training.onnx_export import deployable, to_onnx
+from spm_training.restore_graphs import RestorerGraph, TipGraph
+from spm_training.simulate.tips import FAMILIES
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def trained(network):
+    """Weights and statistics as a training leaves them: nothing is zero or one."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_floating_point() and tensor.dim() <= 4 and tensor.numel() != 2 * TIP_PX**2:
+            tensor.data += 0.05 * torch.rand_like(tensor)
+    return network.eval()
+
+
+def session_of(graph, *, half=False):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    data = to_onnx(graph, identity="test@1", half=half)
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def compare(graph, session, *tensors):
+    """Largest difference between onnxruntime and torch, of all outputs, relative to the largest value of each."""
+    names = [one.name for one in session.get_inputs()]
+    found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
+    with torch.no_grad():
+        expected = graph.named(*tensors)
+    assert [one.name for one in session.get_outputs()] == list(expected) == [one.id for one in graph.OUTPUTS]
+    for value, one in zip(found, expected.values(), strict=True):
+        assert value.shape == tuple(one.shape)
+        assert value.dtype == np.float32
+    pairs = [(value, one.numpy()) for value, one in zip(found, expected.values(), strict=True)]
+    return max(float(np.abs(value - one).max() / max(np.abs(one).max(), 1.0)) for value, one in pairs)
+
+
+@pytest.mark.parametrize(
+    ("make", "half"),
+    [
+        (lambda: TipModel1(4, 2), True),
+        (lambda: TipModel2(4), False),
+        (lambda: TipModel3(2, 2), False),
+        (lambda: RestorerNet(2, 2, with_tip=False), False),
+    ],
+)
+def test_a_network_that_sees_the_image_alone(make, half):
+    graph = RestorerGraph(deployable(trained(make()), half=half)).eval()
+    session = session_of(graph, half=half)
+    assert [one.name for one in session.get_inputs()] == ["image"]
+    assert graph.channels == ("image",)
+    for batch, rows, columns in ((1, 1, 1), (3, 2, 5)):
+        image = torch.rand(batch, 1, rows * graph.stride, columns * graph.stride) - 0.5
+        assert compare(graph, session, image) < 1e-5
+
+
+def test_a_network_that_is_told_of_the_tip_has_two_inputs():
+    graph = RestorerGraph(deployable(trained(RestorerNet(2, 2)))).eval()
+    session = session_of(graph)
+    assert [one.name for one in session.get_inputs()] == ["image", "code"]
+    assert [one.id for one in graph.OUTPUTS] == ["restored", "touched"]
+    assert graph.channels == RESTORE_CHANNELS
+    for batch, rows, columns in ((1, 1, 1), (2, 3, 2)):
+        image = torch.rand(batch, 3, rows * graph.stride, columns * graph.stride) - 0.5
+        code = torch.rand(batch, CODE_WIDTH)
+        assert compare(graph, session, image, code) < 1e-5
+    with torch.no_grad():
+        one, other = graph.named(image, code), graph.named(image, 1 - code)
+    assert not torch.allclose(one["restored"], other["restored"])
+    assert ((one["touched"] >= 0) & (one["touched"] <= 1)).all()
+
+
+def test_the_exported_network_says_what_the_trained_one_says():
+    network = trained(RestorerNet(2, 2))
+    graph = RestorerGraph(deployable(network)).eval()
+    image, code = torch.rand(2, 3, 16, 24), torch.rand(2, CODE_WIDTH)
+    packed = torch.nn.functional.pad(code, (0, 16 * 24 - CODE_WIDTH)).reshape(2, 1, 16, 24)
+    with torch.no_grad():
+        expected = network(torch.cat((image, packed), dim=1))
+        found = graph.named(image, code)
+    torch.testing.assert_close(found["restored"], expected.restored, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["touched"], expected.touched.sigmoid(), atol=1e-5, rtol=1e-4)
+
+
+def test_vectors_to_test_with_are_always_the_same():
+    graph = RestorerGraph(RestorerNet(2, 2).eval())
+    inputs = graph.inputs(graph.example())
+    assert list(inputs) == ["image", "code"]
+    assert inputs["code"].shape == (2, CODE_WIDTH)
+    assert torch.equal(graph.vectors(2)[0], inputs["code"])
+    assert not torch.equal(inputs["code"][0], inputs["code"][1])
+
+
+def test_the_network_that_estimates_tips():
+    graph = TipGraph(deployable(trained(TipNet(2, 2)))).eval()
+    session = session_of(graph)
+    assert [one.name for one in session.get_inputs()] == ["evidence"]
+    for batch in (1, 3):
+        evidence = torch.randn(batch, len(EVIDENCE), TIP_PX, TIP_PX)
+        assert compare(graph, session, evidence) < 1e-5
+    with torch.no_grad():
+        found = graph.named(evidence)
+    assert found["visible"].shape == (3, 1, TIP_PX, TIP_PX)
+    assert ((found["visible"] > 0) & (found["visible"] < 1)).all()
+    torch.testing.assert_close(found["families"].sum(dim=1), torch.ones(3))
+    assert found["families"].shape == (3, len(FAMILIES))
+    assert found["code"].shape == (3, CODE_WIDTH)
+
+
+@pytest.mark.parametrize("network", [TipModel1(2, 2), TipModel2(4), TipModel3(2, 2), RestorerNet(2, 2)])
+def test_the_card_has_words_for_every_network(network):
+    assert RestorerGraph(network).architecture
