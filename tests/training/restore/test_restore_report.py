@@ -6,20 +6,23 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from spm_runtime.errors import ModelError, ParameterError
 from spm_runtime.scan import Scan
 from spm_training import cli
 from spm_training.peers.restore import Peers
-from spm_training.restore import run
+from spm_training.restore import pictures, run
 from spm_training.restore.compare import RestoreComparison
 from spm_training.restore.evaluate import AS_RECORDED, REFERENCES, TRUE_TIP, evaluate_all, restored_of
 from spm_training.restore.figures import chosen, goal, mean_interval, row, wins
 from spm_training.restore.metrics import Quality, inner
+from spm_training.restore.pictures import Examples, RealExample, add_examples, add_real
 from spm_training.restore.report import RestoreReport, Subject, write_images
 from spm_training.restore.scenes import GOOD, NM_TO_M, RestoreOptions
 from spm_training.restore.score import ImageScore, Restored
 from spm_training.simulate.tips import FAMILIES
+from spm_training.studies.page import Page
 
 TINY = RestoreOptions(images=1, side_px=64)
 
@@ -249,13 +252,21 @@ def test_names_of_another_task_are_left_to_it(monkeypatch):
 def test_real_scans_keep_what_is_missing(monkeypatch, tmp_path):
     image = np.random.default_rng(0).normal(0, 1, (64, 64)).astype(np.float32)
     image[40:] = np.nan
-    from spm_training.restore.pictures import RealExample, add_real
-    from spm_training.studies.page import Page
-
     page = Page("", "")
     add_real(page, [RealExample(Scan(image), {"same": Restored(image, np.ones_like(image))}, {"other": "too small"})])
     assert "other: too small" in page.html()
     assert inner(image).shape == (48, 48)
+
+
+def test_certainty_and_tip_are_shown_where_they_are_wanted(monkeypatch):
+    options = RestoreOptions(images=2, side_px=64, families=("double", "convolution"), modalities=("afm",))
+    examples, shown = Examples(each=1), []
+    evaluate_all({AS_RECORDED: REFERENCES[0][AS_RECORDED]}, options, oracles={"perfect": perfect}, on_scene=examples)
+    assert [one.group for one, _ in examples.kept] == ["double", "convolution", GOOD]
+    monkeypatch.setattr(pictures, "_grid", lambda panels, *_: shown.append([title for title, _ in panels]) or Figure())
+    add_examples(Page("", ""), examples, ["perfect"], ["perfect"])
+    assert [len(titles) for titles in shown] == [7, 3, 7]
+    assert shown[0][3:6] == ["touched", "certainty: perfect", "tip, as high as what stands nearby"]
 
 
 def test_the_command_takes_the_word(monkeypatch, tmp_path):

@@ -53,7 +53,9 @@ class RestoreComparison:
             parts += [
                 self._table(f"{modality.upper()}, raw: PSNR / SSIM / VIF", modality, _raw),
                 self._table(f"{modality.upper()}, registered: PSNR / SSIM / VIF", modality, _registered),
-                self._table(f"{modality.upper()}: PSNR with its 95 % interval", modality, _with_interval),
+                self._table(
+                    f"{modality.upper()}: PSNR with its 95 % interval, hackathon registered", modality, _with_interval
+                ),
                 self._surfaces(modality),
             ]
         parts += [self._good_tips(), self._certainties(), self._tips()]

@@ -19,7 +19,8 @@ from spm_runtime.scan import Scan
 from spm_training.restore.evaluate import Restorer
 from spm_training.restore.metrics import inner, quality
 from spm_training.restore.scenes import NM_TO_M, Shown
-from spm_training.restore.score import Restored
+from spm_training.restore.score import Restored, comparable_tips, local_relief
+from spm_training.simulate.tips import TipScene
 from spm_training.studies.page import Page
 
 __all__ = ["Examples", "RealExample", "add_examples", "add_real", "real_examples"]
@@ -100,7 +101,7 @@ def real_examples(
         yield RealExample(scan, made, refused)
 
 
-def add_examples(page: Page, examples: Examples, order: Sequence[str]) -> None:
+def add_examples(page: Page, examples: Examples, order: Sequence[str], detailed: Sequence[str]) -> None:
     """Add a row of pictures for every kept scene; all of a row have one grey scale, that of the clean surface.
 
     Parameters
@@ -111,27 +112,38 @@ def add_examples(page: Page, examples: Examples, order: Sequence[str]) -> None:
         What was kept.
     order
         Names of the methods; others are left out.
+    detailed
+        Names of those whose certainty and tip are shown too.
     """
     for shown, made in examples.kept:
         scene = shown.scene
         clean = np.asarray(inner(scene.clean), np.float64)
         panels: list[tuple[str, Pixels]] = [("clean", clean), (_title("scan", scene.image, clean), _cut(scene.image))]
-        certain: list[tuple[str, Pixels]] = []
         for name in order:
-            if name not in made:
-                continue
-            heights = np.asarray(made[name].heights, np.float64) / float(NM_TO_M)
-            panels.append((_title(name, heights, clean), _cut(heights)))
-            certainty = made[name].certainty
-            if certainty is not None:
-                certain.append((f"certainty: {name}", _cut(certainty)))
-        low, high = np.percentile(clean, (_CUT_PERCENT, 100 - _CUT_PERCENT))
+            if name in made:
+                heights = np.asarray(made[name].heights, np.float64) / float(NM_TO_M)
+                panels.append((_title(name, heights, clean), _cut(heights)))
+        details = _details(scene, {name: made[name] for name in detailed if name in made})
         words = (
             f"{scene.modality.upper()}, {shown.group}, {scene.surface}, image {shown.index}: tip {scene.tip_kind}, "
             f"reach {scene.tip_scale_px:.1f} px, noise {100 * scene.disturbance.white:.1f} % of the relief"
         )
-        truth = [("touched", _cut(scene.touched))] if certain else []
-        page.figure(_grid([*panels, *truth, *certain], (float(low), float(high)), len(panels)), words)
+        page.figure(_grid([*panels, *details], _scale(clean), len(panels)), words)
+
+
+def _details(scene: TipScene, made: Mapping[str, Restored]) -> list[tuple[str, Pixels]]:
+    """Where the tip touched and the tip itself, both as they are and as methods say; nothing for a convolution."""
+    if scene.family == "convolution" or not made:
+        return []
+    reach = local_relief(scene.clean)
+    panels: list[tuple[str, Pixels]] = [("touched", _cut(scene.touched))]
+    panels += [(f"certainty: {name}", _cut(one.certainty)) for name, one in made.items() if one.certainty is not None]
+    truth, _ = comparable_tips(np.zeros((1, 1)), scene)
+    panels.append(("tip, as high as what stands nearby", 1 + truth / reach))
+    for name, one in made.items():
+        if one.tip is not None:
+            panels.append((f"tip: {name}", 1 + comparable_tips(one.tip / NM_TO_M, scene)[1] / reach))
+    return panels
 
 
 def add_real(page: Page, examples: Sequence[RealExample]) -> None:
@@ -141,18 +153,19 @@ def add_real(page: Page, examples: Sequence[RealExample]) -> None:
         before = np.asarray(level_for_display(scan.image), np.float64)
         # What levels the scan levels what was made of it: otherwise a change of the plane would look like one of the surface.
         taken = np.asarray(scan.image, np.float64) - before
+        low, high = _scale(before)
         panels: list[tuple[str, Pixels]] = [("scan", before)]
         further: list[tuple[str, Pixels]] = []
         for name, restored in example.made.items():
-            panels.append((name, np.asarray(restored.heights, np.float64) - taken))
+            after = np.asarray(restored.heights, np.float64) - taken
+            panels.append((name, after))
+            further.append((f"taken away, up to a quarter of the scale:\n{name}", 4 * (before - after) / (high - low)))
             if restored.certainty is not None:
                 further.append((f"certainty: {name}", np.asarray(restored.certainty, np.float64)))
-        known = before[np.isfinite(before)]
-        low, high = np.percentile(known, (_CUT_PERCENT, 100 - _CUT_PERCENT)) if known.size else (0.0, 1.0)
         refused = "".join(f"; {name}: {why}" for name, why in example.refused.items())
         file = "" if scan.path is None else scan.path.name
         words = f"{file}, {scan.label}, {scan.shape[0]}×{scan.shape[1]} px{refused}"
-        page.figure(_grid([*panels, *further], (float(low), float(high)), len(panels)), words)
+        page.figure(_grid([*panels, *further], (low, high), len(panels)), words)
 
 
 def _grid(panels: Sequence[tuple[str, Pixels]], scale: tuple[float, float], heights: int) -> Figure:
@@ -174,6 +187,13 @@ def _show(axis: Axes, title: str, image: Pixels, scale: tuple[float, float]) -> 
     axis.imshow(image, cmap="gray", vmin=scale[0], vmax=scale[1], interpolation="nearest")
     axis.set_title(title, fontsize=7)
     axis.set_axis_off()
+
+
+def _scale(heights: Pixels) -> tuple[float, float]:
+    """Ends of the grey scale, apart."""
+    known = heights[np.isfinite(heights)]
+    low, high = np.percentile(known, (_CUT_PERCENT, 100 - _CUT_PERCENT)) if known.size else (0.0, 1.0)
+    return float(low), max(float(high), float(low) + 1e-30)
 
 
 def _cut(image: NDArray[np.generic]) -> NDArray[np.float64]:

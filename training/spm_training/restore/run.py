@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import ModelPackage, find_model, list_models
 from spm_runtime.session import Device
-from spm_training.peers.restore import GWYDDION_BLIND, Peers, RestoreTuning, make_peers
+from spm_training.peers.restore import DETAILED, GWYDDION_BLIND, Peers, RestoreTuning, make_peers
 from spm_training.restore.compare import RestoreComparison
 from spm_training.restore.evaluate import (
     AS_RECORDED,
@@ -190,7 +190,8 @@ def run_restore(
         say(f"{comparison.markdown()}\nwritten: {', '.join(map(str, files))}\n")
         page.recommend(f"{page.recommendation} {comparison.verdict()}")
         page.section("Simulated scans: PSNR / SSIM / VIF of the frame that is shown")
-        add_examples(page, examples, [one.label for one in subjects if one.name != AS_RECORDED])
+        order = [one.label for one in subjects if one.name != AS_RECORDED]
+        add_examples(page, examples, order, [*DETAILED, *ours])
     if real is not None:
         shown: dict[str, Restorer] = {"classical": pipeline_restorer("classical", device), **ours}
         page.section("Real scans: no truth, to be looked at")

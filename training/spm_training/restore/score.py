@@ -22,6 +22,7 @@ __all__ = [
     "ImageScore",
     "Restored",
     "TipScore",
+    "comparable_tips",
     "local_relief",
     "merged_reliability",
     "score_certainty",
@@ -236,10 +237,8 @@ def score_tip(tip: NDArray[np.floating], scene: TipScene) -> TipScore:
     scene
         A scene of dilation.
     """
+    truth, guess = comparable_tips(tip, scene)
     reach = local_relief(scene.clean)
-    side = scene.tip.shape[0]
-    truth = _cut_off(_centred(scene.tip, scene.apex_yx_px), reach)
-    guess = _cut_off(_framed(np.asarray(tip, np.float64), side), reach)
     matters = (truth > -reach) | (guess > -reach)
     true_second, second = second_apex(truth), second_apex(guess)
     return TipScore(
@@ -248,6 +247,13 @@ def score_tip(tip: NDArray[np.floating], scene: TipScene) -> TipScore:
         found_two=second is not None,
         second_px=float("nan") if second is None or true_second is None else math.dist(second, true_second),
     )
+
+
+def comparable_tips(tip: NDArray[np.floating], scene: TipScene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The true tip and an estimated one as they are compared: the apex at 0 in the middle, cut off at `local_relief`."""
+    reach = local_relief(scene.clean)
+    truth = _cut_off(_centred(scene.tip, scene.apex_yx_px), reach)
+    return truth, _cut_off(_framed(np.asarray(tip, np.float64), scene.tip.shape[0]), reach)
 
 
 def local_relief(clean: NDArray[np.floating]) -> float:

@@ -4,7 +4,7 @@ All take their settings from simulated scenes of the validation split (`RestoreT
 and no competitors: they are told part of the truth.
 """
 
-from spm_training.peers.restore._registry import GWYDDION_BLIND, Peers, RestorePeer, make_peers
+from spm_training.peers.restore._registry import DETAILED, GWYDDION_BLIND, Peers, RestorePeer, make_peers
 from spm_training.peers.restore.tuning import RestoreTuning
 
-__all__ = ["GWYDDION_BLIND", "Peers", "RestorePeer", "RestoreTuning", "make_peers"]
+__all__ = ["DETAILED", "GWYDDION_BLIND", "Peers", "RestorePeer", "RestoreTuning", "make_peers"]

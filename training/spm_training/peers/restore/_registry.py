@@ -20,7 +20,7 @@ from spm_training.restore.scenes import NM_TO_M, Shown
 from spm_training.restore.score import Restored
 from spm_training.simulate.tips import FAMILIES, TipScene
 
-__all__ = ["GWYDDION_BLIND", "Peers", "RestorePeer", "make_peers"]
+__all__ = ["DETAILED", "GWYDDION_BLIND", "Peers", "RestorePeer", "make_peers"]
 
 CLASSICAL = "classical (this project)"
 PARTIAL, FULL = "Gwyddion partial", "Gwyddion full"
@@ -32,14 +32,18 @@ BM3D, BM3D_THEN = "BM3D", "BM3D + Gwyddion"
 RL = "Richardson–Lucy, true PSF"
 #: Gwyddion as a user has it, with no knowledge of the truth.
 GWYDDION_BLIND = (PARTIAL, FULL, PARTIAL_TUNED, FULL_TUNED)
+#: Whose certainty and tip are worth a picture.
+DETAILED = (CLASSICAL, PARTIAL)
 
 #: What a user might take without a look at the result.
 _FIXED_PX, _FIXED_THRESHOLD = 11, 0.03
 #: What is tried. Gwyddion's full estimation takes 2 s for a tip of 15 px and 40 s for one of 31 px, and gains nothing.
-_PARTIAL = tuple(Blind(False, *one) for one in itertools.product((7, 11, 15, 21), (0.01, 0.02, 0.03, 0.05, 0.08)))
-_FULL = tuple(Blind(True, *one) for one in itertools.product((5, 7, 11), (0.01, 0.02, 0.03, 0.05)))
+_PARTIAL = tuple(
+    Blind(False, *one) for one in itertools.product((5, 7, 11, 15, 21), (0.003, 0.005, 0.01, 0.02, 0.03, 0.05))
+)
+_FULL = tuple(Blind(True, *one) for one in itertools.product((3, 5, 7, 11), (0.01, 0.02, 0.03, 0.05)))
 #: After BM3D less noise is left.
-_QUIET = tuple(Blind(*one) for one in itertools.product((False, True), (7, 11), (0.003, 0.01, 0.02, 0.03)))
+_QUIET = tuple(Blind(*one) for one in itertools.product((False, True), (5, 7, 11), (0.001, 0.003, 0.01, 0.02)))
 _BM3D = tuple(Bm3dAlone(strength) for strength in (1.4, 2.0, 2.8, 4.0))
 _RL = tuple(TruePsf(*one) for one in itertools.product((3, 5, 8, 12, 18, 28), (0.05, 1.0)))
 
