@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from spm_training.restore import pictures, run
 from spm_training.restore.compare import RestoreComparison
 from spm_training.restore.evaluate import AS_RECORDED, REFERENCES, TRUE_TIP, evaluate_all, restored_of
 from spm_training.restore.figures import chosen, goal, mean_interval, row, wins
+from spm_training.restore.images import write_images
 from spm_training.restore.metrics import Quality, inner
 from spm_training.restore.pictures import Examples, RealExample, add_examples, add_real
-from spm_training.restore.report import RestoreReport, Subject, write_images
+from spm_training.restore.report import RestoreReport, Subject
 from spm_training.restore.scenes import GOOD, NM_TO_M, RestoreOptions
 from spm_training.restore.score import ImageScore, Restored
 from spm_training.simulate.tips import FAMILIES
@@ -180,10 +182,17 @@ def test_tables_and_files_are_written(comparison, scores, tmp_path):
 def test_a_result_without_a_surface_is_a_mistake_of_the_pipeline():
     class Nothing:
         maps = ()
-        tip = None
+        tip = instead_of = None
 
     with pytest.raises(RuntimeError, match="without the map"):
         restored_of(Nothing())
+
+
+def test_what_the_network_did_not_do_is_said(scores):
+    every = [replace(score, instead=score.modality == "stm") for score in scores["perfect"]]
+    text = RestoreReport(Subject("perfect", sha256="0"), TINY, every, scores).markdown()
+    assert "5 of 10 images have pixels outside the range" in text
+    assert "outside the range" not in RestoreReport(Subject("p"), TINY, scores["perfect"], scores).markdown()
 
 
 def a_bar(total, title):

@@ -91,6 +91,7 @@ def restored_of(result: Result) -> Restored:
         np.asarray(maps["restored"], np.float32),
         None if certainty is None else np.asarray(certainty, np.float32),
         None if result.tip is None else np.asarray(result.tip.data, np.float64),
+        instead=result.instead_of is not None,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 from spm_runtime.models import ModelPackage
-from spm_training.files import write_atomically
 from spm_training.report import file_stem
 from spm_training.restore.evaluate import AS_RECORDED, TRUE_TIP, Scores
 from spm_training.restore.figures import (
@@ -30,7 +27,7 @@ from spm_training.restore.score import ImageScore
 from spm_training.simulate.tips import SURFACES
 from spm_training.tables import interval_cell, markdown_table, write_tables
 
-__all__ = ["RestoreReport", "Subject", "conditions", "plain", "quality_cell", "write_images"]
+__all__ = ["RestoreReport", "Subject", "conditions", "plain", "quality_cell"]
 
 #: Families whose images a tip made with its apex in the middle: those that have a goal relative to the true tip.
 _OF_KNOWN_APEX = ("blunt", "double")
@@ -151,6 +148,7 @@ class RestoreReport:
             self._surfaces(),
             self._certainties_and_tips(),
             self._good_tips(),
+            self._instead(),
         ]
         return "\n".join([part for part in parts if part] + [conditions(self.options)]) + "\n"
 
@@ -275,6 +273,16 @@ class RestoreReport:
                 )
         return "\n".join(lines) + "\n"
 
+    def _instead(self) -> str:
+        """How many images the network was not made for."""
+        count = sum(score.instead for score in self.scores if score is not None)
+        if not count:
+            return ""
+        return (
+            f"{count} of {len(self.scores)} images have pixels outside the range of the package: the runtime restored them "
+            "without the network, and they count as that.\n"
+        )
+
 
 def conditions(options: RestoreOptions) -> str:
     """What was scored and how, below a table."""
@@ -307,51 +315,6 @@ def plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-#: Columns of the table of images, and where they come from.
-_COLUMNS: tuple[tuple[str, Callable[[ImageScore], object]], ...] = (
-    ("modality", lambda score: score.modality),
-    ("group", lambda score: score.group),
-    ("surface", lambda score: score.surface),
-    ("index", lambda score: score.index),
-    ("psnr", lambda score: score.raw.psnr),
-    ("ssim", lambda score: score.raw.ssim),
-    ("vif", lambda score: score.raw.vif),
-    ("psnr_registered", lambda score: score.registered.psnr),
-    ("ssim_registered", lambda score: score.registered.ssim),
-    ("vif_registered", lambda score: score.registered.vif),
-    ("shift_y_px", lambda score: score.shift_yx_px[0]),
-    ("shift_x_px", lambda score: score.shift_yx_px[1]),
-    ("offset_share_of_range", lambda score: score.offset),
-    ("change_over_noise", lambda score: score.change),
-    ("error_over_error_before", lambda score: score.harm),
-    ("certainty_auc", lambda score: None if score.certainty is None else score.certainty.auc),
-    ("tip_error", lambda score: None if score.tip is None else score.tip.error),
-    ("second_apex_px", lambda score: None if score.tip is None else score.tip.second_px),
-    ("seconds", lambda score: score.seconds),
-)
-
-
-def write_images(folder: Path, scores: Mapping[str, Scores]) -> Path:
-    """Write ``restore-images.csv``, a row for every image of every method, and give its path."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["method", *(name for name, _ in _COLUMNS)])
-    for method, every in scores.items():
-        for score in every:
-            if score is not None:
-                table.writerow([method, *(_cell(get(score)) for _, get in _COLUMNS)])
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "restore-images.csv"
-    write_atomically(file, text.getvalue().encode())
-    return file
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else ""
-    return "" if value is None else value
 
 
 def _row_document(figures: Row) -> dict[str, object]:

@@ -23,8 +23,9 @@ from spm_training.restore.evaluate import (
     package_restorer,
     pipeline_restorer,
 )
+from spm_training.restore.images import write_images
 from spm_training.restore.pictures import Examples, add_examples, add_real, real_examples
-from spm_training.restore.report import RestoreReport, Subject, conditions, write_images
+from spm_training.restore.report import RestoreReport, Subject, conditions
 from spm_training.restore.scenes import RestoreOptions, Shown
 from spm_training.restore.score import ImageScore
 from spm_training.studies.page import Page
@@ -100,7 +101,7 @@ def score_package(
     options: RestoreOptions,
     *,
     device: Device = "cpu",
-    on_image: Callable[[object], object] | None = None,
+    on_image: Callable[[Any], object] | None = None,
 ) -> RestoreReport:
     """Score one package beside the references, for its card.
 
@@ -228,7 +229,7 @@ def _of_paper(named: Sequence[ModelPackage]) -> list[ModelPackage]:
     return [find_model(name) for name in PAPERS if name in installed and name not in known]
 
 
-def _first(on_image: Callable[[object], object]) -> Callable[[Shown, object], object]:
+def _first(on_image: Callable[[Any], object]) -> Callable[[Shown, object], object]:
     return lambda shown, _: on_image(shown)
 
 

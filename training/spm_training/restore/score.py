@@ -50,11 +50,14 @@ class Restored(NamedTuple):
         ``(H, W)`` in [0, 1]: where the tip is known to have touched; None where nothing is said of it.
     tip
         ``(h, w)`` estimated tip in the unit of the scan, odd numbers of pixels, its apex in the middle; None where there is none.
+    instead
+        Whether something else than what was asked for did it, because the scan is outside its range.
     """
 
     heights: NDArray[np.float32]
     certainty: NDArray[np.floating] | NDArray[np.bool_] | None = None
     tip: NDArray[np.floating] | None = None
+    instead: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,8 @@ class ImageScore:
         None where the restorer says nothing, or the family has no such truth.
     seconds
         Time of the restorer.
+    instead
+        As of `Restored`.
     """
 
     modality: str
@@ -134,6 +139,7 @@ class ImageScore:
     certainty: CertaintyScore | None
     tip: TipScore | None
     seconds: float
+    instead: bool = False
 
     @property
     def unharmed(self) -> bool:
@@ -189,6 +195,7 @@ def score_restored(restored: Restored, shown: Shown, *, seconds: float) -> Image
         certainty=None if certainty is None else score_certainty(certainty, scene.touched),
         tip=None if restored.tip is None or scene.family == "convolution" else score_tip(restored.tip / NM_TO_M, scene),
         seconds=seconds,
+        instead=restored.instead,
     )
 
 
