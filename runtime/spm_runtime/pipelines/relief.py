@@ -19,8 +19,10 @@ __all__ = [
     "RESTORE_CHANNELS",
     "TIP_PX",
     "ReliefView",
+    "marks_input",
     "relief_view",
     "restore_channels",
+    "surroundings",
     "tip_evidence",
     "tip_heights",
     "visible_tip",
@@ -32,7 +34,9 @@ Image = NDArray[np.float32]
 TIP_PX = 61
 HALF = TIP_PX // 2
 #: Channels of the network that restores.
-RESTORE_CHANNELS = ("image", "eroded", "certain")
+RESTORE_CHANNELS = ("image", "eroded", "certain", "blunter", "sharper")
+#: Factors on the heights of a tip that make it blunter and sharper.
+BLUNTER, SHARPER = 0.5, 2.0
 #: Per cent of the pixels beyond each end of the range of heights: spikes.
 SPIKES_PERCENT = 0.1
 #: Distance over which slopes and the local height are measured, in pixels. The simulated tips are as high as the local height
@@ -218,10 +222,46 @@ def _summits(image: Image, valid: NDArray[np.bool_], reach: int) -> NDArray[np.i
 
 def _autocorrelation(image: Image) -> NDArray[np.float64]:
     """Autocorrelation up to half a tip, 1 in the middle."""
-    spectrum = np.abs(fft.rfft2(image, [n + HALF for n in image.shape])) ** 2
-    whole = fft.irfft2(spectrum, [n + HALF for n in image.shape])
+    size = [max(n + HALF, TIP_PX) for n in image.shape]
+    whole = fft.irfft2(np.abs(fft.rfft2(image, size)) ** 2, size)
     around = np.roll(whole, (HALF, HALF), (0, 1))[:TIP_PX, :TIP_PX]
     return np.asarray(around / max(float(around[HALF, HALF]), 1e-12))
+
+
+def marks_input(view: ReliefView) -> Image:
+    """``(1, H, W)`` input of the network that marks points of a scan: heights in units of what stands next to each other."""
+    return view.image[None] / np.float32(view.local)
+
+
+def surroundings(
+    points: NDArray[np.float32], values: NDArray[np.float32], features: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What lies around the points that a network marks, on average, as maps over the tip's own pixels.
+
+    Parameters
+    ----------
+    points, values
+        ``(P, h, w)`` float32 at half of the resolution: how much a pixel counts as a point, positive; and what is averaged.
+    features
+        ``(F, h, w)`` float32, of which the mean over the image is told.
+
+    Returns
+    -------
+    ``(P + F, TIP_PX, TIP_PX)`` float32: the mean of each value at every offset from the points of the same number,
+    interpolated to whole pixels; then the means as constant maps.
+    """
+    reach = HALF // 2
+    size = [fft.next_fast_len(n + reach, real=True) for n in points.shape[1:]]
+    mark = fft.rfft2(points, size).conj()
+    total = fft.irfft2(mark * fft.rfft2(values, size), size)
+    weight = fft.irfft2(mark * fft.rfft2(np.ones_like(points[:1]), size), size)
+    mean = np.roll(total / np.maximum(weight, 1e-6), (reach, reach), (1, 2))[:, : 2 * reach + 1, : 2 * reach + 1]
+    fine = np.zeros((len(points), TIP_PX, TIP_PX))
+    fine[:, ::2, ::2] = mean
+    fine[:, 1::2, ::2] = (mean[:, 1:] + mean[:, :-1]) / 2
+    fine[:, :, 1::2] = (fine[:, :, 2::2] + fine[:, :, :-2:2]) / 2
+    told = np.broadcast_to(features.mean(axis=(1, 2))[:, None, None], (len(features), TIP_PX, TIP_PX))
+    return np.concatenate([fine, told]).astype(np.float32)
 
 
 def visible_tip(tip: Image, local: float) -> Image:
@@ -246,7 +286,7 @@ def tip_heights(visible: Image, local: float) -> Image:
 
 
 def restore_channels(view: ReliefView, tip: Image) -> NDArray[np.float32]:
-    """What the network that restores sees: the image, its erosion by a tip, and where that is the surface itself.
+    """What the network that restores sees: the image, its erosion by a tip, where that is the surface itself, and more erosions.
 
     Parameters
     ----------
@@ -257,8 +297,10 @@ def restore_channels(view: ReliefView, tip: Image) -> NDArray[np.float32]:
 
     Returns
     -------
-    ``(3, H, W)`` float32 in the order of `RESTORE_CHANNELS`.
+    ``(5, H, W)`` float32 in the order of `RESTORE_CHANNELS`. A tip that is only estimated may be too sharp or too blunt: the last
+    two are erosions by a tip of half and of twice its heights.
     """
     eroded = erode(view.image, tip)
     certain = certainty_map(dilate(eroded, tip), tip, tolerance=1e-6)
-    return np.stack([view.image, eroded, certain.astype(np.float32)])
+    more = [erode(view.image, np.float32(factor) * tip) for factor in (BLUNTER, SHARPER)]
+    return np.stack([view.image, eroded, certain.astype(np.float32), *more])

@@ -1,7 +1,8 @@
 """Surfaces under a blunt or double tip: what the tip is, what the surface is, and where nobody can know.
 
-A network sees the whole image through what it says of the tip and draws the tip; another one, told of that tip, draws the surface
-from the image and its erosion. Scans whose pixels no network was made for are restored without one.
+A network marks points of the image, another one draws the tip from what lies around them and from what the image says of the
+tip otherwise; a third one, told of that tip, draws the surface from the image and its erosions. Scans whose pixels no network was
+made for are restored without one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from spm_runtime.pipelines.common import Clock, unlike_training
 from spm_runtime.pipelines.relief import (
     RESTORE_CHANNELS,
     ReliefView,
+    marks_input,
     relief_view,
     restore_channels,
+    surroundings,
     tip_evidence,
     tip_heights,
 )
@@ -33,8 +36,12 @@ from spm_runtime.session import Session, shared_session
 
 __all__ = ["restore_surface"]
 
-#: Name of the network that draws the tip.
-TIP = "tip"
+#: Names of the network that marks points whose surroundings tell of the tip, and of the one that draws it.
+MARKS, TIP = "marks", "tip"
+#: The first sees the middle of a scan, at most so many pixels high and wide: the tip is the same everywhere.
+MARKED_PX = 1024
+#: Height and width of what it sees are multiples of this.
+MARKED_MULTIPLE = 8
 
 
 class _Tip(NamedTuple):
@@ -63,8 +70,8 @@ def restore_surface(scan: Scan, package: ModelPackage, session: Session, paramet
     scan
         A map of heights; missing pixels are NaN.
     package, session
-        A model of the task ``restore`` and its loaded network; the package may have the network ``tip`` attached. Its
-        settings name the ``channels`` that the main network sees and, with a network ``tip``, the ``families`` of tips.
+        A model of the task ``restore`` and its loaded network; the package may have the networks ``marks`` and ``tip`` attached.
+        Its settings name the ``channels`` that the main network sees and, with a network ``tip``, the ``families`` of tips.
     parameters
         Those of the package.
 
@@ -128,11 +135,21 @@ def _find_tip(view: ReliefView, package: ModelPackage) -> _Tip:
     if TIP not in package.attached:
         seen = np.where(view.valid, view.image, np.float32(np.nan))
         return _Tip(restore_classical(seen).tip, {}, {})
-    session = shared_session(package.attached[TIP], "cpu")
-    found = session.run({"evidence": tip_evidence(view)[None]})
+    marks = shared_session(package.attached[MARKS], "cpu").run({"image": _middle(view)[None]})
+    around = surroundings(*(marks[name][0] for name in ("points", "values", "features")))
+    evidence = np.concatenate([tip_evidence(view), around])[None]
+    found = shared_session(package.attached[TIP], "cpu").run({"evidence": evidence})
     names = [str(name) for name in package.settings["families"]]
     families = dict(zip(names, found["families"][0].tolist(), strict=True))
     return _Tip(tip_heights(found["visible"][0, 0], view.local), {"code": found["code"]}, families)
+
+
+def _middle(view: ReliefView) -> NDArray[np.float32]:
+    """What the network that marks points sees, ``(1, H, W)``; repeated at the border up to the multiple that it needs."""
+    whole = marks_input(view)
+    starts = [max((n - MARKED_PX) // 2, 0) for n in whole.shape[1:]]
+    middle = whole[:, starts[0] : starts[0] + MARKED_PX, starts[1] : starts[1] + MARKED_PX]
+    return np.pad(middle, [(0, 0), *((0, -n % MARKED_MULTIPLE) for n in middle.shape[1:])], mode="edge")
 
 
 def _channels(view: ReliefView, tip: _Tip, names: list[str]) -> NDArray[np.float32]:

@@ -55,6 +55,19 @@ def main_network():
     return model_of(nodes, inputs, [tensor("restored", shape), tensor("touched", shape)], constants)
 
 
+def marks_network():
+    """Every second pixel of the image, as two points, two values and one feature."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("AveragePool", ["image"], ["small"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Concat", ["small", "small"], ["values"], axis=1),
+        node("Exp", ["values"], ["points"]),
+        node("Identity", ["small"], ["features"]),
+    ]
+    outputs = [tensor(name, ["b", count, "r", "c"]) for name, count in (("points", 2), ("values", 2), ("features", 1))]
+    return model_of(nodes, [tensor("image", ["b", 1, "h", "w"])], outputs, {})
+
+
 def tip_network():
     """Always the same round tip."""
     node = onnx.helper.make_node
@@ -68,7 +81,7 @@ def tip_network():
         node("Add", ["number", "chances"], ["families"]),
         node("Add", ["number", "facts"], ["code"]),
     ]
-    side = ["b", len(EVIDENCE), TIP_PX, TIP_PX]
+    side = ["b", len(EVIDENCE) + 3, TIP_PX, TIP_PX]
     outputs = [tensor("visible", ["b", 1, TIP_PX, TIP_PX]), tensor("families", ["b", 4]), tensor("code", ["b", 2])]
     constants = {
         "nothing": np.float32(0),
@@ -95,11 +108,11 @@ def package(tmp_path, monkeypatch):
     def described(prefix, arrays):
         return [{"id": name, "test_tensor": stored(f"{prefix}_{name}", array)} for name, array in arrays.items()]
 
-    contents = {"weights.onnx": main_network(), "tip.onnx": tip_network()}
+    contents = {"weights.onnx": main_network(), "tip.onnx": tip_network(), "marks.onnx": marks_network()}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     image = np.linspace(-0.5, 0.5, 32 * 32).reshape(1, 1, 32, 32)
-    evidence = np.zeros((1, len(EVIDENCE), TIP_PX, TIP_PX))
+    evidence = np.zeros((1, len(EVIDENCE) + 3, TIP_PX, TIP_PX))
     away = (np.arange(TIP_PX) - TIP_PX // 2) ** 2 / 64.0
     tip = {
         "source": "tip.onnx", "sha256": sha256(contents["tip.onnx"]), "training": {},
@@ -109,10 +122,18 @@ def package(tmp_path, monkeypatch):
             "code": [[RISE - 1.0, 1.0]],
         }),
     }  # fmt: skip
+    small = np.full((1, 1, 8, 8), 0.5)
+    marks = {
+        "source": "marks.onnx", "sha256": sha256(contents["marks.onnx"]), "training": {},
+        "inputs": described("marks", {"image": np.full((1, 1, 16, 16), 0.5)}),
+        "outputs": described("marks", {
+            "points": np.exp(np.repeat(small, 2, axis=1)), "values": np.repeat(small, 2, axis=1), "features": small,
+        }),
+    }  # fmt: skip
     spm_block = {
         "task": "restore", "modalities": ["afm"], "size_multiple": 16, "halo_px": 0,
         "pixel_size_nm": {"minimum": 0.5, "maximum": 20.0}, "tolerance": 1e-4, "training": {}, "metrics": {},
-        "known_failures": ["it does nothing"], "parameters": {}, "attachments": {"tip": tip},
+        "known_failures": ["it does nothing"], "parameters": {}, "attachments": {"tip": tip, "marks": marks},
         "settings": {"channels": ["image"], "families": ["blunt", "double", "hackathon", "convolution"]},
     }  # fmt: skip
     rdf = {

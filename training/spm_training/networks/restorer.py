@@ -14,8 +14,8 @@ from spm_training.networks.unet import UNet
 
 __all__ = ["RestorerNet", "RestorerOutput"]
 
-#: Maps of the last layer: the gate of the erosion, what is added, where the tip touched.
-_MAPS = 3
+#: Candidates of the surface: the image, and its erosions by the estimated, a blunter and a sharper tip.
+_CANDIDATES = tuple(RESTORE_CHANNELS.index(name) for name in ("image", "eroded", "blunter", "sharper"))
 
 
 class RestorerOutput(NamedTuple):
@@ -36,9 +36,9 @@ class RestorerOutput(NamedTuple):
 class RestorerNet(UNet):
     """U-Net on half of the resolution, told of the tip.
 
-    A surface is the image plus a gated share of what erosion by the estimated tip takes away, plus a correction. The code of the
-    tip scales and shifts the features of every level (E. Perez et al., FiLM, arXiv 1709.07871). Pixels go into channels at
-    the entry and come back at the end (W. Shi et al., arXiv 1609.05158).
+    A surface is a mean of the image and its erosions, with weights that the network gives pixel by pixel, and a correction. The
+    code of the tip scales and shifts the features of every level (E. Perez et al., FiLM, arXiv 1709.07871). Pixels go into
+    channels at the entry and come back at the end (W. Shi et al., arXiv 1609.05158).
 
     Parameters
     ----------
@@ -59,10 +59,16 @@ class RestorerNet(UNet):
         for layer in self.scales:
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.head = nn.Conv2d(base_width, 4 * _MAPS, 3, padding=1)
+        #: Candidates, what is added to their mean, and where the tip touched.
+        self.candidates = len(_CANDIDATES) if with_tip else 1
+        self.head = nn.Conv2d(base_width, 4 * (self.candidates + 2), 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.stride = 2 * self.stride
+        is_erosion = torch.zeros(1, self.image_channels, 1, 1)
+        is_erosion[:, list(_CANDIDATES[1 : self.candidates])] = 1
+        self.register_buffer("is_erosion", is_erosion)
+        self.is_erosion: Tensor
 
     @property
     def halo_px(self) -> int:
@@ -75,7 +81,7 @@ class RestorerNet(UNet):
         Parameters
         ----------
         inputs
-            ``(B, 1, H, W)`` without a tip. With one ``(B, 4, H, W)``: the channels of
+            ``(B, 1, H, W)`` without a tip. With one ``(B, 6, H, W)``: the channels of
             `spm_runtime.pipelines.relief.restore_channels`, and one whose first pixels hold the code of the tip, row by row.
             H and W multiples of `stride`.
         """
@@ -86,8 +92,8 @@ class RestorerNet(UNet):
     def restore(self, image: Tensor, code: Tensor | None) -> RestorerOutput:
         """The same with the code ``(B, CODE_WIDTH)`` apart."""
         seen = image[:, :1]
-        lowered = image[:, 1:2] - seen if self.with_tip else torch.zeros_like(seen)
-        channels = torch.cat((seen, lowered, image[:, 2:3]), dim=1) if self.with_tip else seen
+        # Differences from the image: what erosion takes away, wherever the scan lies.
+        channels = image - seen * self.is_erosion
         told = self.told(code) if code is not None else None
         skips = []
         x = functional.pixel_unshuffle(channels, 2)
@@ -99,11 +105,13 @@ class RestorerNet(UNet):
         for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
             x = block(torch.cat((skip, up(x)), dim=1))
         maps = functional.pixel_shuffle(self.head(x).float(), 2)
-        restored = seen + maps[:, :1].sigmoid() * lowered + maps[:, 1:2]
-        return RestorerOutput(restored, maps[:, 2:])
+        weights, correction, touched = torch.split(maps, [self.candidates, 1, 1], dim=1)
+        candidates = image[:, list(_CANDIDATES[: self.candidates])].float()
+        restored = (weights.softmax(dim=1) * candidates).sum(dim=1, keepdim=True) + correction
+        return RestorerOutput(restored, touched)
 
     def _tell(self, x: Tensor, told: Tensor | None, level: int) -> Tensor:
         if told is None:
             return x
-        scale, shift = self.scales[level](told)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = torch.chunk(self.scales[level](told)[:, :, None, None], 2, dim=1)
         return x * (1 + scale) + shift

@@ -1,7 +1,8 @@
-"""The network that estimates a tip from what an image says of it."""
+"""The network that estimates a tip from an image and from what summits, blind estimation and autocorrelation say of it."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,14 +13,18 @@ from spm_runtime.pipelines.relief import EVIDENCE, TIP_PX
 from spm_training.networks.unet import UNet
 from spm_training.simulate.tips import FAMILIES
 
-__all__ = ["CODE_WIDTH", "TipNet", "TipOutput"]
+__all__ = ["CODE_WIDTH", "PACKED_PX", "TipNet", "TipOutput", "correlated", "packed"]
 
 #: Numbers that come with the evidence as constant maps, at its end.
 _NUMBERS = 2
 #: Side of the blocks over which the visible tip is averaged for the code, and of the padded tip.
-_BLOCK, _PADDED = 8, 64
+_BLOCK, PACKED_PX = 8, 64
 #: Length of the code.
-CODE_WIDTH = len(FAMILIES) + _NUMBERS + (_PADDED // _BLOCK) ** 2
+CODE_WIDTH = len(FAMILIES) + _NUMBERS + (PACKED_PX // _BLOCK) ** 2
+#: Pixels of the image for one of its features, and offsets between features in both directions.
+_COARSE, _REACH = 2, TIP_PX // 4
+#: Window of the mean that is taken away from one of the two views of the image, in pixels.
+_FINE_PX = 9
 
 
 class TipOutput(NamedTuple):
@@ -42,21 +47,37 @@ class TipOutput(NamedTuple):
     code: Tensor
 
 
+def packed(image: Tensor, evidence: Tensor) -> Tensor:
+    """An image, ``(64 k, 64 k)``, and evidence as one tensor ``(k² + E, 64, 64)``, as `TipNet` takes it in training."""
+    blocks = image.shape[-1] // PACKED_PX
+    rim = PACKED_PX - TIP_PX
+    return torch.cat((functional.pixel_unshuffle(image[None], blocks), functional.pad(evidence, (0, rim, 0, rim))))
+
+
 class TipNet(UNet):
-    """U-Net over the pixels of the tip, with a head for the kind of corruption.
+    """U-Net over the pixels of the tip, fed by evidence and by learned correlations of the image with itself.
+
+    A small U-Net on half of the resolution marks points (where an apex may have touched) and values (what lies around them);
+    their correlation is the mean surroundings of the points, one map for each pair of features. Correlated features that lead
+    to a kernel are an idea of C. J. Schuler et al., Learning to deblur, IEEE Trans. Pattern Anal. 38 (2016) 1439.
 
     Parameters
     ----------
     base_width, depth
         As in `spm_training.networks.unet.UNet`.
+    pairs
+        Pairs of features that are correlated.
     """
 
-    def __init__(self, base_width: int = 24, depth: int = 4) -> None:
-        super().__init__(base_width, depth, channels_in=len(EVIDENCE) + 2)
+    def __init__(self, base_width: int = 24, depth: int = 4, *, pairs: int = 16) -> None:
+        super().__init__(base_width, depth, channels_in=len(EVIDENCE) + 2 + pairs)
+        self.pairs = pairs
+        self.seen = UNet(16, 2, channels_in=2 * _COARSE**2)
+        self.marks = nn.Conv2d(16, 2 * pairs, 1)
         self.head = nn.Conv2d(base_width, 1, 3, padding=1)
         nn.init.constant_(self.head.bias, -3.0)  # type: ignore[arg-type]  # most of a tip is dark
         self.kind = nn.Sequential(
-            nn.Linear(self.bottleneck_width, 64), nn.ReLU(inplace=True), nn.Linear(64, len(FAMILIES))
+            nn.Linear(self.bottleneck_width + 16, 64), nn.ReLU(inplace=True), nn.Linear(64, len(FAMILIES))
         )
         # Where in the tip a pixel lies: evidence has an apex in its middle.
         axis = torch.linspace(-1, 1, TIP_PX)
@@ -64,19 +85,83 @@ class TipNet(UNet):
         self.register_buffer("place", torch.stack([torch.hypot(y, x), torch.exp(-8 * (y**2 + x**2))])[None])
         self.place: Tensor
 
-    def forward(self, evidence: Tensor) -> TipOutput:
+    def forward(self, inputs: Tensor) -> TipOutput:
+        """Tip and family of images as large as those of the training, ``(B, k² + E, 64, 64)`` as `packed` makes it."""
+        blocks = math.isqrt(inputs.shape[1] - len(EVIDENCE))
+        image = functional.pixel_shuffle(inputs[:, : blocks**2], blocks)
+        return self.estimate(image, inputs[:, blocks**2 :, :TIP_PX, :TIP_PX])
+
+    def estimate(self, image: Tensor, evidence: Tensor) -> TipOutput:
         """Tip and family.
 
         Parameters
         ----------
+        image
+            ``(B, 1, H, W)`` in units of the relief; H and W multiples of 8.
         evidence
             ``(B, len(EVIDENCE), TIP_PX, TIP_PX)`` as `spm_runtime.pipelines.relief.tip_evidence` makes it.
         """
-        rim = _PADDED - TIP_PX
-        whole = torch.cat((evidence, self.place.expand(evidence.shape[0], -1, -1, -1)), dim=1)
+        local = 10 ** evidence[:, -1:, :1, :1].float()
+        points, values, features = self.mark(image / local)
+        around = functional.interpolate(correlated(points, values), TIP_PX, mode="bilinear", align_corners=True)
+        means = features.mean(dim=(2, 3))[:, :, None, None].expand(-1, -1, TIP_PX, TIP_PX)
+        return self.judge(torch.cat((evidence, around, means), dim=1))
+
+    def mark(self, levelled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, values and features, ``(B, pairs, H / 2, W / 2)`` twice and ``(B, 16, H / 2, W / 2)``.
+
+        Parameters
+        ----------
+        levelled
+            ``(B, 1, H, W)`` as `spm_runtime.pipelines.relief.marks_input` makes it.
+        """
+        smooth = functional.avg_pool2d(levelled, _FINE_PX, 1, _FINE_PX // 2, count_include_pad=False)
+        views = torch.cat((torch.asinh(levelled), torch.asinh(4 * (levelled - smooth))), dim=1)
+        features, _ = self.seen.features(functional.pixel_unshuffle(views, _COARSE))
+        points, values = self.marks(features).float().chunk(2, dim=1)
+        return functional.softplus(points) + 1e-6, values, features
+
+    def judge(self, told: Tensor) -> TipOutput:
+        """Tip and family.
+
+        Parameters
+        ----------
+        told
+            ``(B, E + pairs + 16, TIP_PX, TIP_PX)``: evidence, and what `spm_runtime.pipelines.relief.surroundings` makes of
+            points, values and features.
+        """
+        means_at = len(EVIDENCE) + self.pairs
+        evidence, around, means = told[:, : len(EVIDENCE)], told[:, len(EVIDENCE) : means_at], told[:, means_at:]
+        rim = PACKED_PX - TIP_PX
+        whole = torch.cat((evidence, self.place.expand(told.shape[0], -1, -1, -1), around), dim=1)
         decoded, bottleneck = self.features(functional.pad(whole, (0, rim, 0, rim), mode="replicate"))
         visible = self.head(decoded)[..., :TIP_PX, :TIP_PX].float()
-        families = self.kind(bottleneck.mean(dim=(2, 3)) + bottleneck.amax(dim=(2, 3))).float()
+        pooled = torch.cat((bottleneck.mean(dim=(2, 3)) + bottleneck.amax(dim=(2, 3)), means[:, :, 0, 0]), dim=1)
+        families = self.kind(pooled).float()
         blocks = functional.avg_pool2d(functional.pad(visible.sigmoid(), (0, rim, 0, rim)), _BLOCK)
         numbers = evidence[:, -_NUMBERS:, 0, 0].float()
         return TipOutput(visible, families, torch.cat((families.softmax(1), numbers, blocks.flatten(1)), dim=1))
+
+
+def correlated(points: Tensor, values: Tensor) -> Tensor:
+    """Mean value around the marked points, as `spm_runtime.pipelines.relief.surroundings` has it, at every second offset.
+
+    Parameters
+    ----------
+    points, values
+        ``(B, P, h, w)``.
+
+    Returns
+    -------
+    ``(B, P, 31, 31)``.
+    """
+    device = "cpu" if points.is_meta else points.device.type  # a network is counted on the meta device
+    with torch.autocast(device, enabled=False):
+        size = [-(-(n + _REACH) // 16) * 16 for n in points.shape[-2:]]  # quick to transform
+        mark = torch.fft.rfft2(points.float(), size).conj()
+        total, weight = (
+            torch.fft.irfft2(mark * torch.fft.rfft2(one.float(), size), size)
+            for one in (values, torch.ones_like(points[:, :1]))
+        )
+        mean = torch.roll(total / weight.clamp(min=1e-6), (_REACH, _REACH), (-2, -1))
+        return mean[..., : 2 * _REACH + 1, : 2 * _REACH + 1]

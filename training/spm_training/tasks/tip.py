@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from spm_runtime.pipelines.relief import EVIDENCE, TIP_PX
+from spm_runtime.pipelines.relief import EVIDENCE
 from spm_training.data import Split
-from spm_training.networks.tip import TipNet, TipOutput
+from spm_training.networks.tip import PACKED_PX, TipNet, TipOutput
 from spm_training.recipe import Recipe, TipNetworkOptions
 from spm_training.restore_graphs import TipGraph
 from spm_training.tasks._task import stacked
@@ -25,7 +25,7 @@ _WEIGHTS = {"tip": 10.0, "family": 0.1}
 
 
 class TipTask:
-    """Evidence through `TipNet`.
+    """Scans and their evidence through `TipNet`.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ class TipTask:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Evidence of one scan."""
-        return len(EVIDENCE), TIP_PX, TIP_PX
+        """One scan and its evidence, packed."""
+        return (self.recipe.tips.image_px // PACKED_PX) ** 2 + len(EVIDENCE), PACKED_PX, PACKED_PX
 
     def build_network(self) -> TipNet:
         """The network with fresh weights from torch's global generator."""
@@ -64,8 +64,8 @@ class TipTask:
         return TipBatch(*stacked(samples))
 
     def inputs(self, batch: TipBatch) -> Tensor:
-        """The evidence."""
-        return batch.evidence
+        """The packed scans."""
+        return batch.packed
 
     def loss(self, output: TipOutput, batch: TipBatch) -> Mapping[str, Tensor]:
         """``tip``: absolute error of the visible tip, near its apex four times as much; ``family``: cross-entropy."""

@@ -13,12 +13,15 @@ from torch.utils.data import Dataset
 
 from spm_runtime.pipelines.relief import TIP_PX, ReliefView, relief_view, restore_channels, tip_evidence, visible_tip
 from spm_training.data import Split, rng_for
+from spm_training.networks.tip import packed
 from spm_training.recipe import Recipe, RestorerNetworkOptions
 from spm_training.simulate.tips import FAMILIES, TipScene, simulate_tip_scene
-from spm_training.tip_estimate import MIRRORS, TipEstimator, digest_of
+from spm_training.tip_estimate import TipEstimator, digest_of
 
 __all__ = ["ScanBatch", "ScanCrops", "ScanSample", "TipBatch", "TipSamples"]
 
+#: Axes along which scans are mirrored; not turned: the lines of a scan stay horizontal.
+_MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 #: The hackathon's apex is up to so many pixels off the middle of its kernel, and the image is shifted by it.
 _SHIFT_PX = 8
 
@@ -84,15 +87,15 @@ class TipBatch(NamedTuple):
 
     Parameters
     ----------
-    evidence
-        ``(B, E, TIP_PX, TIP_PX)`` float32.
+    packed
+        ``(B, k² + E, 64, 64)`` float32: images and evidence (`spm_training.networks.tip.packed`).
     visible
         ``(B, 1, TIP_PX, TIP_PX)`` float32.
     family
         ``(B,)`` int64.
     """
 
-    evidence: Tensor
+    packed: Tensor
     visible: Tensor
     family: Tensor
 
@@ -124,21 +127,23 @@ class _Scans(Dataset[Any]):
         return scan
 
     def _stream(self, key: tuple[int, int]) -> tuple[np.random.Generator, int]:
-        """Random stream of a sample, and the number in `MIRRORS` of how it is mirrored."""
+        """Random stream of a sample, and the number in `_MIRRORS` of how it is mirrored."""
         rng = rng_for(self.recipe.training.seed, self.split, key[0] + 1, key[1])
-        mirror = int(rng.integers(len(MIRRORS)))
+        mirror = int(rng.integers(len(_MIRRORS)))
         return rng, mirror if self.split is Split.TRAIN else 0
 
 
 class TipSamples(_Scans):
-    """Evidence and true tips: samples in the order of `TipBatch`."""
+    """Images, evidence and true tips: samples in the order of `TipBatch`."""
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         """One sample, without the batch axis."""
         scan = self._scan(self._number(key))
-        axes = MIRRORS[self._stream(key)[1]]
-        evidence, visible = (np.flip(one, axes).astype(np.float32) for one in (scan.evidence, scan.visible))
-        return torch.from_numpy(evidence), torch.from_numpy(visible)[None], torch.tensor(scan.family)
+        axes = _MIRRORS[self._stream(key)[1]]
+        image, evidence, visible = (
+            torch.from_numpy(np.flip(one, axes).astype(np.float32)) for one in (scan.image, scan.evidence, scan.visible)
+        )
+        return packed(image, evidence), visible[None], torch.tensor(scan.family)
 
 
 class ScanBatch(NamedTuple):
@@ -169,15 +174,13 @@ class ScanBatch(NamedTuple):
 
 def _told(
     folder: str, digest: str, seed: int, split: int, number: int, options: tuple[Any, ...], cache: str
-) -> tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.float32]]:
-    """Erosion by the estimated tip, where it is the surface, and codes; ``digest`` tells weights apart in the cache."""
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Channels after the image, and the code; ``digest`` tells weights apart in the cache."""
     scan: ScanSample = Memory(cache or None, verbose=0).cache(_simulated)(seed, split, number, *options)
-    estimator = TipEstimator.of(folder, digest)
-    evidence = scan.evidence.astype(np.float32)
     image = scan.image.astype(np.float32)
+    tip, code = TipEstimator.of(folder, digest)(image, scan.evidence.astype(np.float32), scan.local)
     view = ReliefView(image, np.ones(image.shape, np.bool_), (0.0, 0.0), 0.0, 1.0, scan.noise, scan.local)
-    _, eroded, certain = restore_channels(view, estimator.tip(evidence, scan.local))
-    return eroded.astype(np.float16), certain > 0, estimator.codes(evidence)
+    return restore_channels(view, tip)[1:].astype(np.float16), code
 
 
 class ScanCrops(_Scans):
@@ -200,11 +203,11 @@ class ScanCrops(_Scans):
         if self.with_tip:
             recipe = self.recipe
             told = (recipe.tips.tip_run, self._digest, recipe.training.seed, int(self.split), number, self._drawn)
-            eroded, certain, codes = self._tell(*told, recipe.data.cache)
-            channels += [eroded, certain]
-            code = codes[mirror]
+            further, code = self._tell(*told, recipe.data.cache)
+            channels += list(further)
+            mirror = 0  # the code of a mirrored scan would have to be asked for anew
         crop = self._crop(rng, scan.image.shape)
-        cut = [np.flip(one, MIRRORS[mirror])[crop].astype(np.float32) for one in (*channels, scan.clean, scan.touched)]
+        cut = [np.flip(one, _MIRRORS[mirror])[crop].astype(np.float32) for one in (*channels, scan.clean, scan.touched)]
         image = np.stack(cut[:-2] + [np.zeros_like(cut[0])] * self.with_tip)
         if self.with_tip:
             image[-1].flat[: len(code)] = code
