@@ -123,6 +123,33 @@ def suggestions(
     _finish(study_suggestions(out, options, resume=resume, device=device, report=click.echo))
 
 
+@study.command("restore-losses")
+@OUT
+@click.option("--images", type=click.IntRange(1), help="Scans of each family and microscope that decide.  [default: 8]")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override of the recipe restore. Repeatable."
+)
+@TRAINED[2]
+@TRAINED[3]
+@SMOKE
+def restore_losses(
+    out: Path, images: int | None, overrides: tuple[str, ...], resume: bool, device: str, smoke: bool
+) -> None:
+    """What a restorer should learn: MAE, SSIM and slopes at several weights, each with as many steps.
+
+    Ctrl-C saves and ends; --resume goes on from there.
+    """
+    from spm_training.restore.scenes import RestoreOptions
+    from spm_training.studies.restore_losses import RestoreLossesOptions, study_restore_losses
+
+    options = RestoreLossesOptions(overrides=overrides)
+    if smoke:
+        options = dataclasses.replace(options, scans=RestoreOptions(images=1, side_px=64), smoke=True)
+    if images is not None:
+        options = dataclasses.replace(options, scans=dataclasses.replace(options.scans, images=images))
+    _finish(study_restore_losses(out, options, resume=resume, device=device, report=click.echo))
+
+
 def _finish(file: Path | None) -> None:
     """Say where the report is; None: stopped by Ctrl-C."""
     if file is None:
