@@ -159,7 +159,7 @@ def add_real(page: Page, examples: Sequence[RealExample]) -> None:
         for name, restored in example.made.items():
             after = np.asarray(restored.heights, np.float64) - taken
             panels.append((name, after))
-            further.append((f"taken away, up to a quarter of the scale:\n{name}", 4 * (before - after) / (high - low)))
+            further.append((f"taken away, four times: {name}", 4 * (before - after) / (high - low)))
             if restored.certainty is not None:
                 further.append((f"certainty: {name}", np.asarray(restored.certainty, np.float64)))
         refused = "".join(f"; {name}: {why}" for name, why in example.refused.items())

@@ -92,8 +92,15 @@ def gwyddion_true_tip(scene: TipScene) -> Restored | None:
     """Gwyddion's erosion by the true tip, a bound; None where the image was made by a convolution."""
     if scene.family == "convolution":
         return None
-    lowest = -_NO_TIP * float(np.ptp(scene.image))
-    tip = np.where(np.isfinite(scene.tip), scene.tip, lowest)[::-1, ::-1]
+    span = float(np.ptp(scene.image))
+    tip = _cut_to_what_touches(np.where(np.isfinite(scene.tip), scene.tip, -_NO_TIP * span), span)[::-1, ::-1]
     library = gwyddion()
     restored = library.erosion(scene.image, tip) * float(NM_TO_M)
     return Restored(restored.astype(np.float32), library.certainty(scene.image, tip))
+
+
+def _cut_to_what_touches(tip: NDArray[np.floating], span: float) -> NDArray[np.floating]:
+    """The square around the middle outside which the tip is lower than the range of the image: Gwyddion does not look for it."""
+    middle = tip.shape[0] // 2
+    reach = int(np.abs(np.argwhere(tip > -span) - middle).max())
+    return tip[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
