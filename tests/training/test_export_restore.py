@@ -62,8 +62,8 @@ def test_the_runtime_opens_and_reproduces_both_networks(package):
         "restore",
         ("afm", "stm"),
     )
-    assert list(loaded.attached) == ["tip"]
-    for one in (loaded, loaded.attached["tip"]):
+    assert list(loaded.attached) == ["marks", "tip"]
+    for one in (loaded, *loaded.attached.values()):
         assert self_test(Session(one, "cpu")) < 1e-4
     inputs, outputs = loaded.test_tensors()
     assert list(inputs) == ["image", "code"]
@@ -161,7 +161,7 @@ def test_the_command_takes_another_tip_network(runs, tmp_path):
     done = CliRunner().invoke(cli, [*words, "--tip-run", str(runs["tip"].path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert "differ by at most" in done.output
-    assert list(load_package(tmp_path / "restore").attached) == ["tip"]
+    assert list(load_package(tmp_path / "restore").attached) == ["marks", "tip"]
 
 
 @pytest.mark.parametrize(

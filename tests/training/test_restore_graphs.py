@@ -5,13 +5,21 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX
+from spm_runtime.pipelines.relief import (
+    EVIDENCE,
+    RESTORE_CHANNELS,
+    TIP_PX,
+    marks_input,
+    relief_view,
+    surroundings,
+    tip_evidence,
+)
 from spm_training.networks.restorer import RestorerNet
 from spm_training.networks.tip import CODE_WIDTH, TipNet
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
 from spm_training.onnx_export import deployable, to_onnx
-from spm_training.restore_graphs import RestorerGraph, TipGraph
-from spm_training.simulate.tips import FAMILIES
+from spm_training.restore_graphs import MarksGraph, RestorerGraph, TipGraph
+from spm_training.simulate.tips import FAMILIES, scene_rng, simulate_tip_scene
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +83,7 @@ def test_a_network_that_is_told_of_the_tip_has_two_inputs():
     assert [one.id for one in graph.OUTPUTS] == ["restored", "touched"]
     assert graph.channels == RESTORE_CHANNELS
     for batch, rows, columns in ((1, 1, 1), (2, 3, 2)):
-        image = torch.rand(batch, 3, rows * graph.stride, columns * graph.stride) - 0.5
+        image = torch.rand(batch, len(RESTORE_CHANNELS), rows * graph.stride, columns * graph.stride) - 0.5
         code = torch.rand(batch, CODE_WIDTH)
         assert compare(graph, session, image, code) < 1e-5
     with torch.no_grad():
@@ -87,7 +95,7 @@ def test_a_network_that_is_told_of_the_tip_has_two_inputs():
 def test_the_exported_network_says_what_the_trained_one_says():
     network = trained(RestorerNet(2, 2))
     graph = RestorerGraph(deployable(network)).eval()
-    image, code = torch.rand(2, 3, 16, 24), torch.rand(2, CODE_WIDTH)
+    image, code = torch.rand(2, len(RESTORE_CHANNELS), 16, 24), torch.rand(2, CODE_WIDTH)
     packed = torch.nn.functional.pad(code, (0, 16 * 24 - CODE_WIDTH)).reshape(2, 1, 16, 24)
     with torch.no_grad():
         expected = network(torch.cat((image, packed), dim=1))
@@ -105,12 +113,48 @@ def test_vectors_to_test_with_are_always_the_same():
     assert not torch.equal(inputs["code"][0], inputs["code"][1])
 
 
-def test_the_network_that_estimates_tips():
-    graph = TipGraph(deployable(trained(TipNet(2, 2)))).eval()
+def test_the_network_that_marks_points():
+    graph = MarksGraph(deployable(trained(TipNet(2, 2, pairs=3)))).eval()
+    session = session_of(graph)
+    for batch, rows, columns in ((1, 1, 2), (2, 5, 3)):
+        image = torch.randn(batch, 1, rows * graph.STRIDE, columns * graph.STRIDE)
+        assert compare(graph, session, image) < 1e-5
+    with torch.no_grad():
+        found = graph.named(image)
+    assert {name: value.shape[1] for name, value in found.items()} == {
+        one.id: len(one.channels) for one in graph.OUTPUTS
+    }
+    assert found["points"].shape == (2, 3, 20, 12)
+    assert (found["points"] > 0).all()
+
+
+def test_the_parts_of_the_tip_network_say_what_the_whole_says():
+    """The runtime correlates with NumPy between the two, at every offset that training knows."""
+    network = TipNet(4, 2, pairs=3)
+    scene = simulate_tip_scene(scene_rng("test", 1), shape=(128, 192), families=["blunt"])
+    view = relief_view(scene.image)
+    evidence = tip_evidence(view)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one look at the scan, and nothing is too small or too large
+    with torch.no_grad():
+        network.estimate(torch.from_numpy(view.image)[None, None], torch.from_numpy(evidence)[None])
+        deployed = deployable(network.eval())
+        marks, tip = MarksGraph(deployed).eval(), TipGraph(deployed).eval()
+        around = surroundings(*(value[0].numpy() for value in marks(torch.from_numpy(marks_input(view))[None])))
+        found = tip.named(torch.from_numpy(np.concatenate((evidence, around)))[None])
+        expected = network.estimate(torch.from_numpy(view.image)[None, None], torch.from_numpy(evidence)[None])
+    torch.testing.assert_close(found["visible"], expected.visible.sigmoid(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found["code"], expected.code, atol=1e-3, rtol=1e-3)
+    assert found["visible"].std() > 1e-3
+
+
+def test_the_network_that_draws_tips():
+    graph = TipGraph(deployable(trained(TipNet(2, 2, pairs=3)))).eval()
     session = session_of(graph)
     assert [one.name for one in session.get_inputs()] == ["evidence"]
     for batch in (1, 3):
-        evidence = torch.randn(batch, len(EVIDENCE), TIP_PX, TIP_PX)
+        evidence = torch.randn(batch, len(EVIDENCE) + 3 + 16, TIP_PX, TIP_PX)
         assert compare(graph, session, evidence) < 1e-5
     with torch.no_grad():
         found = graph.named(evidence)

@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import ModelPackage
-from spm_runtime.pipelines.relief import RESTORE_CHANNELS, SPIKES_PERCENT, STEP_PX, relief_view, restore_channels
-from spm_training.data import Split
+from spm_runtime.pipelines.relief import (
+    RESTORE_CHANNELS,
+    SPIKES_PERCENT,
+    STEP_PX,
+    marks_input,
+    relief_view,
+    restore_channels,
+    surroundings,
+    tip_evidence,
+)
+from spm_training.networks.tip import TipNet
 from spm_training.onnx_export import deployable
 from spm_training.package_task import (
     Attached,
@@ -27,9 +37,9 @@ from spm_training.restore.report import RestoreReport
 from spm_training.restore.run import score_package
 from spm_training.restore.scenes import RESTORE_SEED, RestoreOptions
 from spm_training.restore.score import ImageScore
+from spm_training.restore_graphs import MarksGraph, TipGraph
 from spm_training.run import RunFolder
-from spm_training.simulate.tips import FAMILIES, scene_rng, simulate_tip_scene
-from spm_training.tasks import task_of
+from spm_training.simulate.tips import FAMILIES, TipScene, scene_rng, simulate_tip_scene
 
 __all__ = ["RestorePackage"]
 
@@ -69,7 +79,7 @@ class RestorePackage(PackagedTask):
     def input(self) -> InputSpec:
         """The scan in units of its relief, and of a network that is told of the tip what erosion by it says."""
         # bioimage.io allows 128 characters.
-        further = ", its erosion by the estimated tip, and where that touched" if self._with_tip else ""
+        further = ", its erosions by the tip, a blunter and a sharper one, where it touched" if self._with_tip else ""
         return InputSpec(
             f"The scan less its plane, in units of its relief{further}.",
             self._channels,
@@ -123,16 +133,14 @@ class RestorePackage(PackagedTask):
 
     def _seen(self, number: int, shape: tuple[int, int]) -> NDArray[np.float32]:
         """``(C, H, W)`` of a simulated scan; the channels of the tip are those of the true one."""
-        scene = simulate_tip_scene(
-            scene_rng("test", number, seed=RESTORE_SEED), shape=shape, families=["double"], surfaces=["pillars"]
-        )
+        scene = _scan(number, shape)
         view = relief_view(scene.image)
         if not self._with_tip:
             return view.image[None]
         return restore_channels(view, (scene.tip / view.scale).astype(np.float32))
 
     def attach(self, runs: Mapping[str, RunFolder], *, half: bool) -> Attached:
-        """The network that estimates tips, of the run that the recipe names unless another one is given.
+        """The two parts of the network that estimates tips, of the run that the recipe names unless another one is given.
 
         Raises
         ------
@@ -149,10 +157,20 @@ class RestorePackage(PackagedTask):
             return Attached({}, settings)
         run = runs.get("tip") or RunFolder(Path(self.recipe.tips.tip_run))
         network, training = trained_for_export(run, half=half)
-        task = task_of(run.recipe())
-        graph = task.graph(deployable(network, half=half)).eval()
-        evidence = task.inputs(task.collate([task.dataset(Split.EVALUATION)[0, 0]]))
-        return Attached({"tip": Attachment(graph, evidence, training, half)}, settings | {"families": list(FAMILIES)})
+        if not isinstance(network, TipNet):
+            raise TypeError(f"a network of type {type(network).__name__} from a run of the kind 'tip'")
+        deployed = deployable(network, half=half)
+        marks, tip = MarksGraph(deployed).eval(), TipGraph(deployed).eval()
+        view = relief_view(_scan(2, _TEST_PX).image)
+        image = torch.from_numpy(marks_input(view))[None]
+        with torch.no_grad():
+            found = [value[0].numpy() for value in marks(image)]
+        told = torch.from_numpy(np.concatenate((tip_evidence(view), surroundings(*found))))[None]
+        networks = {
+            "marks": Attachment(marks, image, training, half),
+            "tip": Attachment(tip, told, training, half),
+        }
+        return Attached(networks, settings | {"families": list(FAMILIES)})
 
     def evaluation(self, images: int) -> RestoreOptions:
         """Images of every family and modality."""
@@ -163,3 +181,9 @@ class RestorePackage(PackagedTask):
     ) -> RestoreReport:
         """PSNR, SSIM and VIF on simulated scans, beside those of the scans as they are."""
         return score_package(package, evaluation, on_image=on_image)
+
+
+def _scan(number: int, shape: tuple[int, int]) -> TipScene:
+    """A simulated scan under a double tip."""
+    rng = scene_rng("test", number, seed=RESTORE_SEED)
+    return simulate_tip_scene(rng, shape=shape, families=["double"], surfaces=["pillars"])

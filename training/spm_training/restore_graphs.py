@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor
 from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX
 from spm_training.graphs import ExportGraph, TensorSpec
 from spm_training.networks.restorer import RestorerNet
-from spm_training.networks.tip import CODE_WIDTH, TipNet
+from spm_training.networks.tip import CODE_WIDTH, TipNet, TipOutput
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
 from spm_training.simulate.tips import FAMILIES
 
-__all__ = ["RestorerGraph", "TipGraph"]
+__all__ = ["MarksGraph", "RestorerGraph", "TipGraph"]
 
 #: bioimage.io wants names for all numbers of a vector, and names without spaces.
 _CODE = tuple(f"code_{number}" for number in range(CODE_WIDTH))
@@ -79,8 +79,56 @@ class RestorerGraph(ExportGraph):
         return alone
 
 
+class MarksGraph(ExportGraph):
+    """The part of `TipNet` that marks points of a scan, as it is exported.
+
+    Parameters
+    ----------
+    network
+        A network in evaluation mode.
+    """
+
+    INPUT = "image"
+    #: Pixels of the image per element, and height and width of the input in multiples of this.
+    COARSE, STRIDE = 2, 8
+
+    def __init__(self, network: TipNet) -> None:
+        super().__init__(network)
+        pairs = range(network.pairs)
+        self.OUTPUTS = (
+            TensorSpec("points", "How much a pixel counts as a point.", _named("points", pairs), stride_px=self.COARSE),
+            TensorSpec("values", "What is averaged around the points.", _named("values", pairs), stride_px=self.COARSE),
+            TensorSpec(
+                "features",
+                "What else the network saw there.",
+                _named("features", range(network.seen.base_width)),
+                stride_px=self.COARSE,
+            ),
+        )
+
+    def example(self) -> Tensor:
+        """Two images, not square."""
+        return torch.zeros(2, 1, 3 * self.STRIDE, 4 * self.STRIDE)
+
+    def free_axes(self) -> Mapping[int, Any]:
+        """Batch, height and width; the last two in multiples of the stride."""
+        batch, rows, columns = (torch.export.Dim(name, min=1, max=4096) for name in ("batch", "rows", "columns"))
+        return {0: batch, 2: self.STRIDE * rows, 3: self.STRIDE * columns}
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, 1, H, W)`` → the maps of `OUTPUTS`, ``(B, …, H / 2, W / 2)`` each."""
+        mark: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] = self.network.mark  # type: ignore[assignment]
+        return mark(image)
+
+
 class TipGraph(ExportGraph):
-    """`TipNet` as it is exported."""
+    """The part of `TipNet` that draws the tip, as it is exported.
+
+    Parameters
+    ----------
+    network
+        A network in evaluation mode.
+    """
 
     INPUT = "evidence"
     OUTPUTS = (
@@ -93,16 +141,22 @@ class TipGraph(ExportGraph):
 
     def __init__(self, network: TipNet) -> None:
         super().__init__(network)
+        self.channels = len(EVIDENCE) + network.pairs + network.seen.base_width
 
     def example(self) -> Tensor:
         """Two tips."""
-        return torch.zeros(2, len(EVIDENCE), TIP_PX, TIP_PX)
+        return torch.zeros(2, self.channels, TIP_PX, TIP_PX)
 
     def free_axes(self) -> Mapping[int, Any]:
         """The batch."""
         return {0: torch.export.Dim("batch", min=1, max=4096)}
 
     def forward(self, evidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(B, E, TIP_PX, TIP_PX)`` → the tensors of `OUTPUTS`."""
-        found = self.network(evidence)
+        """Evidence and surroundings, ``(B, channels, TIP_PX, TIP_PX)`` → the tensors of `OUTPUTS`."""
+        judge: Callable[[Tensor], TipOutput] = self.network.judge  # type: ignore[assignment]
+        found = judge(evidence)
         return found.visible.sigmoid(), found.families.softmax(dim=1), found.code
+
+
+def _named(word: str, numbers: range) -> tuple[str, ...]:
+    return tuple(f"{word}_{number}" for number in numbers)
