@@ -50,10 +50,16 @@ def test_ssim_refuses_what_it_cannot_compare(shapes):
 
 def test_the_error_of_the_slopes_by_hand():
     ramp = torch.arange(6.0)[None, None, None, :].expand(1, 1, 5, 6)
-    assert gradient_error(2 * ramp, torch.zeros_like(ramp)).item() == pytest.approx(
-        1.0
-    )  # 2 along rows, 0 along columns
-    assert gradient_error(ramp + 3.0, ramp).item() == 0.0
+    assert gradient_error(2 * ramp).item() == pytest.approx(1.0)  # 2 along rows, 0 along columns
+    assert gradient_error(torch.full_like(ramp, 3.0)).item() == 0.0
+
+
+def test_errors_count_in_the_unit_of_each_image():
+    clean, error = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    unit = torch.tensor([0.5, 4.0]).reshape(2, 1, 1, 1)
+    plain = restore_loss(clean + error / unit, clean, mae=1, ssim=0, gradient=1)
+    counted = restore_loss(clean + error, clean, mae=1, ssim=0, gradient=1, unit=unit)
+    torch.testing.assert_close(counted["loss"], plain["loss"])
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms():

@@ -286,6 +286,9 @@ class LossOptions(Options):
     ssim_weight: Annotated[float, Field(ge=0)] = 0.0
     gradient_weight: Annotated[float, Field(ge=0)] = 0.0
     touched_weight: Annotated[float, Field(ge=0)] = 0.0
+    #: Errors count in units of the error of the scan as it was plus this height (in units of its relief), so that every scan
+    #: matters alike; 0 counts them in units of the relief.
+    relative_floor: Annotated[float, Field(ge=0)] = 0.0
     #: Clusters of an earlier run, as `spm_training.clusters.Clusters` writes them.
     clusters_file: str = ""
 

@@ -55,19 +55,14 @@ def structural_similarity(a: Tensor, b: Tensor, *, data_range: float = 1.0) -> T
         return (means * spreads).mean(dim=(1, 2))
 
 
-def gradient_error(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute error of the differences of neighbours along rows and columns, a scalar.
-
-    Parameters
-    ----------
-    a, b
-        ``(B, 1, H, W)``.
-    """
-    error = a - b
+def gradient_error(error: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours along rows and columns of an error ``(B, 1, H, W)``, a scalar."""
     return (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()) / 2
 
 
-def restore_loss(restored: Tensor, clean: Tensor, *, mae: float, ssim: float, gradient: float) -> dict[str, Tensor]:
+def restore_loss(
+    restored: Tensor, clean: Tensor, *, mae: float, ssim: float, gradient: float, unit: Tensor | None = None
+) -> dict[str, Tensor]:
     """The terms of the loss and their weighted sum.
 
     Parameters
@@ -76,6 +71,8 @@ def restore_loss(restored: Tensor, clean: Tensor, *, mae: float, ssim: float, gr
         ``(B, 1, H, W)`` normalised heights.
     mae, ssim, gradient
         Weights of the mean absolute error, of 1 − SSIM and of `gradient_error`; 0 leaves a term out of the sum.
+    unit
+        ``(B, 1, 1, 1)`` heights in which the two errors of each image are counted; 1 where none is given.
 
     Returns
     -------
@@ -85,15 +82,18 @@ def restore_loss(restored: Tensor, clean: Tensor, *, mae: float, ssim: float, gr
     -----
     SSIM compares brightness, which is not negative: the lowest point of a clean surface counts as black.
     """
+    error = restored - clean
+    if unit is not None:
+        error = error / unit
     black = clean.amin(dim=(1, 2, 3), keepdim=True)
 
     def dissimilarity() -> Tensor:
         return 1 - structural_similarity(restored - black, clean - black).mean()
 
     parts: dict[str, tuple[float, Callable[[], Tensor]]] = {
-        "mae": (mae, lambda: (restored - clean).abs().mean()),
+        "mae": (mae, lambda: error.abs().mean()),
         "dissimilarity": (ssim, dissimilarity),
-        "gradient": (gradient, lambda: gradient_error(restored, clean)),
+        "gradient": (gradient, lambda: gradient_error(error)),
     }
     terms = {}
     for name, (weight, term) in parts.items():

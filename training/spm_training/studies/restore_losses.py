@@ -150,6 +150,7 @@ def _recipe(options: RestoreLossesOptions, weights: Weighting) -> Recipe:
         "schedule.kind=cosine",
         "schedule.warmup_epochs=0.2",
         "loss.touched_weight=0.0",
+        "loss.relative_floor=0.0",
         *(f"loss.{name}_weight={value}" for name, value in weights._asdict().items()),
     )
     recipe = load_recipe("restore", smoke=options.smoke, overrides=(*fixed, *options.overrides))
