@@ -48,7 +48,7 @@ _TEST_PX = (96, 144)
 #: Batch, rows and columns in strides of the inputs on which torch and the runtime are compared.
 _CHECKED = ((1, 1, 1), (1, 7, 3), (3, 4, 4), (1, 9, 12))
 _HACKATHON = {
-    "text": "S. Rairao, N. Kolev, T. Rodani, S. Ilyev, V. Liu, M. Petrov: Mitigating tip-induced artifacts in AFM images using "
+    "text": "Nick, M. Petrov, V. Liu, S. Ilyev, S. Rairao, T. Rodani: Mitigating tip-induced artifacts in AFM images using "
     "autoencoder-based solutions, Machine Learning for Microscopy Hackathon, 2024",
     "url": "https://kaliningroup.github.io/mic-hackathon/",
 }
