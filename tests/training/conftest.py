@@ -19,6 +19,7 @@ TINY = (
 
 
 UNET = ("network.base_width=2", "network.depth=2")
+SCANS = ("tips.image_px=64", "data.pool=4")
 TINY_NETWORKS = {
     "atoms": UNET,
     "atomid": UNET,
@@ -26,6 +27,11 @@ TINY_NETWORKS = {
     "defects": (*UNET, "surfaces.image_px=64", "data.pool=4"),
     "ae1": ("network.latent=16", "data.pool=2"),
     "ae2": ("network.hidden=16", "data.pool=2"),
+    "tip": (*UNET, *SCANS),
+    "restore": (*UNET, *SCANS),
+    "tip-model-1": SCANS,
+    "tip-model-2": SCANS,
+    "tip-model-3": SCANS,
 }
 
 

@@ -13,6 +13,7 @@ from spm_runtime.session import Session, self_test
 from spm_training.cli import cli
 from spm_training.export import ExportOptions, export_run
 from spm_training.graphs import Calibration
+from spm_training.networks.judge import TOLD_WIDTH
 from spm_training.networks.tip import CODE_WIDTH
 from spm_training.recipe import load_recipe
 from spm_training.restore.scenes import RestoreOptions, scan_of
@@ -26,10 +27,11 @@ SHORT = ("training.epochs=1", "data.steps_per_epoch=1", "training.threads=1")
 def runs(trained, tmp_path_factory):
     """Finished smoke runs by recipe, not to be changed; the restorer is told of the tip."""
     folder = tmp_path_factory.mktemp("runs")
-    told = ("network.with_tip=true", f"tips.tip_run='{(folder / 'tip').as_posix()}'")
-    for name, more in {"tip": (), "restore": told, "tip-model-2": ()}.items():
+    judged = (f"tips.tip_run='{(folder / 'tip').as_posix()}'",)
+    told = ("network.with_tip=true", *judged, f"tips.judge_run='{(folder / 'judge').as_posix()}'")
+    for name, more in {"tip": (), "judge": judged, "restore": told, "tip-model-2": ()}.items():
         trained(load_recipe(name, smoke=True, overrides=(*SHORT, *more)), folder / name)
-    return {name: RunFolder(folder / name) for name in ("tip", "restore", "tip-model-2")}
+    return {name: RunFolder(folder / name) for name in ("tip", "judge", "restore", "tip-model-2")}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +64,14 @@ def test_the_runtime_opens_and_reproduces_both_networks(package):
         "restore",
         ("afm", "stm"),
     )
-    assert list(loaded.attached) == ["marks", "tip"]
+    assert list(loaded.attached) == ["marks", "tip", "judge"]
     for one in (loaded, *loaded.attached.values()):
         assert self_test(Session(one, "cpu")) < 1e-4
     inputs, outputs = loaded.test_tensors()
     assert list(inputs) == ["image", "code"]
     assert inputs["image"].shape == (1, len(RESTORE_CHANNELS), 96, 144)
     assert 0.05 < inputs["image"][0, 0].std() < 0.5
-    assert inputs["code"].shape == (1, CODE_WIDTH)
+    assert inputs["code"].shape == (1, TOLD_WIDTH)
     assert {name: value.shape for name, value in outputs.items()} == {
         "restored": (1, 1, 96, 144),
         "touched": (1, 1, 96, 144),
@@ -121,7 +123,7 @@ def test_other_tools_can_open_it_and_the_card_says_how_it_was_made(package):
     for text in (
         "1.2.3",
         "Residual U-Net on half",
-        f"`code` `(B, {CODE_WIDTH})`",
+        f"`code` `(B, {TOLD_WIDTH})`",
         "`tip.onnx`",
         "no probability",
         "unit",
@@ -161,7 +163,7 @@ def test_the_command_takes_another_tip_network(runs, tmp_path):
     done = CliRunner().invoke(cli, [*words, "--tip-run", str(runs["tip"].path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert "differ by at most" in done.output
-    assert list(load_package(tmp_path / "restore").attached) == ["marks", "tip"]
+    assert list(load_package(tmp_path / "restore").attached) == ["marks", "tip", "judge"]
 
 
 @pytest.mark.parametrize(

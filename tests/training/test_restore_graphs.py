@@ -14,11 +14,12 @@ from spm_runtime.pipelines.relief import (
     surroundings,
     tip_evidence,
 )
+from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH, JudgeNet
 from spm_training.networks.restorer import RestorerNet
 from spm_training.networks.tip import CODE_WIDTH, TipNet
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
 from spm_training.onnx_export import deployable, to_onnx
-from spm_training.restore_graphs import MarksGraph, RestorerGraph, TipGraph
+from spm_training.restore_graphs import JudgeGraph, MarksGraph, RestorerGraph, TipGraph
 from spm_training.simulate.tips import FAMILIES, scene_rng, simulate_tip_scene
 
 
@@ -84,7 +85,7 @@ def test_a_network_that_is_told_of_the_tip_has_two_inputs():
     assert graph.channels == RESTORE_CHANNELS
     for batch, rows, columns in ((1, 1, 1), (2, 3, 2)):
         image = torch.rand(batch, len(RESTORE_CHANNELS), rows * graph.stride, columns * graph.stride) - 0.5
-        code = torch.rand(batch, CODE_WIDTH)
+        code = torch.rand(batch, TOLD_WIDTH)
         assert compare(graph, session, image, code) < 1e-5
     with torch.no_grad():
         one, other = graph.named(image, code), graph.named(image, 1 - code)
@@ -95,8 +96,8 @@ def test_a_network_that_is_told_of_the_tip_has_two_inputs():
 def test_the_exported_network_says_what_the_trained_one_says():
     network = trained(RestorerNet(2, 2))
     graph = RestorerGraph(deployable(network)).eval()
-    image, code = torch.rand(2, len(RESTORE_CHANNELS), 16, 24), torch.rand(2, CODE_WIDTH)
-    packed = torch.nn.functional.pad(code, (0, 16 * 24 - CODE_WIDTH)).reshape(2, 1, 16, 24)
+    image, code = torch.rand(2, len(RESTORE_CHANNELS), 16, 24), torch.rand(2, TOLD_WIDTH)
+    packed = torch.nn.functional.pad(code, (0, 16 * 24 - TOLD_WIDTH)).reshape(2, 1, 16, 24)
     with torch.no_grad():
         expected = network(torch.cat((image, packed), dim=1))
         found = graph.named(image, code)
@@ -108,7 +109,7 @@ def test_vectors_to_test_with_are_always_the_same():
     graph = RestorerGraph(RestorerNet(2, 2).eval())
     inputs = graph.inputs(graph.example())
     assert list(inputs) == ["image", "code"]
-    assert inputs["code"].shape == (2, CODE_WIDTH)
+    assert inputs["code"].shape == (2, TOLD_WIDTH)
     assert torch.equal(graph.vectors(2)[0], inputs["code"])
     assert not torch.equal(inputs["code"][0], inputs["code"][1])
 
@@ -168,3 +169,10 @@ def test_the_network_that_draws_tips():
 @pytest.mark.parametrize("network", [TipModel1(2, 2), TipModel2(4), TipModel3(2, 2), RestorerNet(2, 2)])
 def test_the_card_has_words_for_every_network(network):
     assert RestorerGraph(network).architecture
+
+
+def test_the_network_that_judges_tips():
+    graph = JudgeGraph(deployable(trained(JudgeNet(8, 2)))).eval()
+    session = session_of(graph)
+    for batch in (1, 3):
+        assert compare(graph, session, torch.randn(batch, JUDGED_WIDTH)) < 1e-5

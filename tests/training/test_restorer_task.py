@@ -9,18 +9,20 @@ import pytest
 import torch
 from torch.nn import functional
 
-from spm_kernels import dilate
+from spm_kernels import dilate, erode
 from spm_runtime.errors import ParameterError
 from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX, surroundings, tip_heights
+from spm_runtime.pipelines.tip_candidates import FACTORS, chosen_factor
 from spm_training.data import Split
 from spm_training.fit import fit
+from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH
 from spm_training.networks.restorer import RestorerNet
 from spm_training.networks.tip import CODE_WIDTH, TipNet, correlated, packed
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.tips import FAMILIES
 from spm_training.tasks import task_of
-from spm_training.tasks.tip_scenes import ScanCrops, ScanSample, TipSamples
+from spm_training.tasks.tip_scenes import JudgeSamples, ScanCrops, ScanSample, TipSamples, _view
 from spm_training.tip_estimate import TipEstimator, digest_of
 
 
@@ -61,21 +63,47 @@ class TestSamples:
         assert torch.equal(train[0, 1][0], ScanCrops(recipe, Split.TRAIN)[0, 1][0])
         assert not torch.equal(train[0, 0][0], validation[0, 0][0])
 
-    def test_a_sample_tells_what_the_tip_network_says(self, tip_run: RunFolder) -> None:
-        recipe = with_tip(tip_run)
+    def test_a_sample_tells_what_the_networks_say_of_the_tip(self, tip_run: RunFolder, judge_run: RunFolder) -> None:
+        recipe = with_tip(tip_run, judge_run)
         dataset = ScanCrops(recipe, Split.VALIDATION)
         image = dataset[0, 0][0].numpy()
         assert image.shape == (len(RESTORE_CHANNELS) + 1, 64, 64)
-        estimator = TipEstimator.of(recipe.tips.tip_run, digest_of(recipe.tips.tip_run))
+        runs = (recipe.tips.tip_run, recipe.tips.judge_run)
         drawn = dataset._scan(0)
-        tip, code = estimator(drawn.image.astype(np.float32), drawn.evidence.astype(np.float32), drawn.local)
-        assert tip.shape == (TIP_PX, TIP_PX)
-        np.testing.assert_allclose(image[-1].flat[:CODE_WIDTH], code, rtol=1e-5)
-        assert not image[-1].flat[CODE_WIDTH:].any()
+        view, evidence = _view(drawn), drawn.evidence.astype(np.float32)
+        judged, told = TipEstimator.of(*runs, digest_of(*runs))(view, evidence)
+        tip, code = TipEstimator.of(runs[0], "", digest_of(runs[0]))(view, evidence)
+        assert told.shape == (TOLD_WIDTH,)
+        np.testing.assert_array_equal(told[:CODE_WIDTH], code)
+        np.testing.assert_allclose(image[-1].flat[:TOLD_WIDTH], told, rtol=1e-5)
+        assert not image[-1].flat[TOLD_WIDTH:].any()
+        # The judge changes the heights of the tip and not its shape.
+        factor = chosen_factor(told[CODE_WIDTH:])
+        np.testing.assert_allclose(judged, np.float32(factor) * tip, rtol=1e-5)
+
+    def test_errors_to_foresee_are_those_of_the_candidates(self, tip_run: RunFolder) -> None:
+        recipe = judge_recipe(tip_run)
+        dataset = JudgeSamples(recipe, Split.VALIDATION)
+        facts, errors = (one.numpy() for one in dataset[0, 1])
+        assert facts.shape == (JUDGED_WIDTH,)
+        scan = dataset._scan(1)
+        view = _view(scan)
+        tip, _ = TipEstimator.of(recipe.tips.tip_run, "", digest_of(recipe.tips.tip_run))(
+            view, scan.evidence.astype(np.float32)
+        )
+        clean = scan.clean.astype(np.float32)
+        sharpest = erode(view.image, np.float32(FACTORS[-1]) * tip)
+        squares = [float(np.mean((one - clean)[8:-8, 8:-8] ** 2)) for one in (sharpest, view.image)]
+        assert errors[-1] == pytest.approx(np.log10(squares[0] / squares[1]), abs=1e-3)
+
+    def test_a_judge_without_a_tip_run_says_what_it_needs(self) -> None:
+        recipe = load_recipe("judge", smoke=True, overrides=['tips.tip_run=""'])
+        with pytest.raises(ParameterError, match=r"tips\.tip_run: empty; expected the run"):
+            JudgeSamples(recipe, Split.TRAIN)
 
     def test_a_missing_tip_run_is_named(self, tmp_path: Path) -> None:
-        overrides = ["network.with_tip=true", f'tips.tip_run="{(tmp_path / "none").as_posix()}"']
-        recipe = load_recipe("restore", smoke=True, overrides=overrides)
+        none = RunFolder(tmp_path / "none")
+        recipe = with_tip(none, none)
         with pytest.raises(ParameterError, match=r"none.*not found.*spm-train fit tip"):
             ScanCrops(recipe, Split.TRAIN)
 
@@ -88,10 +116,22 @@ def tip_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run
 
 
-def with_tip(run: RunFolder) -> Recipe:
+@pytest.fixture(scope="module")
+def judge_run(tip_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A judge of those tips after a few steps."""
+    run = RunFolder(tmp_path_factory.mktemp("judge") / "run")
+    fit(judge_recipe(tip_run), run, report=lambda _: None)
+    return run
+
+
+def judge_recipe(tip_run: RunFolder) -> Recipe:
+    return load_recipe("judge", smoke=True, overrides=[f'tips.tip_run="{tip_run.path.as_posix()}"'])
+
+
+def with_tip(tip_run: RunFolder, judge_run: RunFolder) -> Recipe:
     """The smallest recipe of a network that is told of the tip."""
-    overrides = ["network.with_tip=true", f'tips.tip_run="{run.path.as_posix()}"']
-    return load_recipe("restore", smoke=True, overrides=overrides)
+    runs = [f'tips.tip_run="{tip_run.path.as_posix()}"', f'tips.judge_run="{judge_run.path.as_posix()}"']
+    return load_recipe("restore", smoke=True, overrides=["network.with_tip=true", *runs])
 
 
 class TestNetworks:
@@ -113,7 +153,7 @@ class TestNetworks:
         network = RestorerNet(4, 2).eval()
         torch.nn.init.normal_(network.head.weight)
         inputs = torch.randn(1, len(RESTORE_CHANNELS), 128, 128)
-        code = torch.randn(1, CODE_WIDTH)
+        code = torch.randn(1, TOLD_WIDTH)
         with torch.no_grad():
             whole = network.restore(inputs, code).restored
             part = network.restore(inputs[..., network.stride :, :], code).restored

@@ -30,7 +30,7 @@ def test_every_kind_of_network_has_a_task():
         assert task.graph(task.build_network()).OUTPUTS
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"judge"}))  # which needs a run of another recipe
 def test_what_a_task_says_of_itself_holds(tiny, name):
     """The shape that the cost is counted on, the terms, the sums and what is shown."""
     task = task_of(tiny(name=name))

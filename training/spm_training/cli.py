@@ -149,6 +149,9 @@ def _dated(name: str) -> Path:
     "--tip-run", type=FOLDER, metavar="RUN", help="Of a restorer: the tip network.  [default: the one it saw]"
 )
 @click.option(
+    "--judge-run", type=FOLDER, metavar="RUN", help="Of a restorer: the judge of tips.  [default: the one it saw]"
+)
+@click.option(
     "--calibration",
     "knots",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -166,6 +169,7 @@ def export(
     ae1_run: Path | None,
     ae2_run: Path | None,
     tip_run: Path | None,
+    judge_run: Path | None,
     knots: Path | None,
 ) -> None:
     """Export the best weights of RUN as an ONNX model package, with its card.
@@ -177,7 +181,7 @@ def export(
     from spm_training.graphs import read_calibration
     from spm_training.run import RunFolder
 
-    further = {"scale": scale_run, "ae1": ae1_run, "ae2": ae2_run, "tip": tip_run}
+    further = {"scale": scale_run, "ae1": ae1_run, "ae2": ae2_run, "tip": tip_run, "judge": judge_run}
     attachments = {kind: RunFolder(path) for kind, path in further.items() if path is not None}
     calibration = None if knots is None else read_calibration(knots)
     options = ExportOptions(version, half=half, calibration=calibration, attachments=attachments)

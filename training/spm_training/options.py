@@ -20,6 +20,7 @@ __all__ = [
     "DataOptions",
     "EarlyStoppingOptions",
     "FinderNetworkOptions",
+    "JudgeNetworkOptions",
     "LossOptions",
     "NetworkOptions",
     "OptimiserOptions",
@@ -149,14 +150,28 @@ class TipNetworkOptions(Options):
         return 1
 
 
+class JudgeNetworkOptions(Options):
+    """Options of `spm_training.networks.judge.JudgeNet`."""
+
+    kind: Literal["judge"] = "judge"
+    hidden: Count = 192
+    members: Count = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+    @property
+    def stride(self) -> int:
+        """It sees numbers: crops may have any size."""
+        return 1
+
+
 class RestorerNetworkOptions(Options):
     """Options of `spm_training.networks.restorer.RestorerNet`."""
 
     kind: Literal["restorer"] = "restorer"
     base_width: Count = 32
     depth: Annotated[int, Field(ge=1, le=5)] = 3
-    #: It sees what a trained network of the kind ``tip`` says of the tip (`TipSceneOptions.tip_run`); false sees the image alone.
-    with_tip: bool = True
+    #: It sees what trained networks say of the tip (`TipSceneOptions.tip_run` and `judge_run`); false sees the image alone.
+    with_tip: bool = False
 
     @property
     def stride(self) -> int:
@@ -167,7 +182,7 @@ class RestorerNetworkOptions(Options):
 class TipModelOptions(Options):
     """The hackathon's models 1, 2 and 3 (`spm_training.networks.tip_models`), whose sizes are fixed."""
 
-    kind: Literal["tip1", "tip2", "tip3"]
+    kind: Literal["tip1", "tip2", "tip3"] = "tip1"
 
     @property
     def stride(self) -> int:
@@ -184,6 +199,7 @@ NetworkOptions = Annotated[
     | Ae1NetworkOptions
     | Ae2NetworkOptions
     | TipNetworkOptions
+    | JudgeNetworkOptions
     | RestorerNetworkOptions
     | TipModelOptions,
     Field(discriminator="kind"),
@@ -254,8 +270,10 @@ class TipSceneOptions(Options):
         "hackathon",
         "convolution",
     )
-    #: Run of the network that estimates tips, for a network that restores with its help.
+    #: Run of the network that estimates tips, for networks that go on from its estimate.
     tip_run: str = ""
+    #: Run of the network that judges how blunt that tip is, for a network that restores with the help of both.
+    judge_run: str = ""
 
 
 class TargetOptions(Options):

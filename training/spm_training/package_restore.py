@@ -21,7 +21,9 @@ from spm_runtime.pipelines.relief import (
     restore_channels,
     surroundings,
     tip_evidence,
+    tip_heights,
 )
+from spm_runtime.pipelines.tip_candidates import candidate_facts
 from spm_training.networks.tip import TipNet
 from spm_training.onnx_export import deployable
 from spm_training.package_task import (
@@ -37,7 +39,7 @@ from spm_training.restore.report import RestoreReport
 from spm_training.restore.run import score_package
 from spm_training.restore.scenes import RESTORE_SEED, RestoreOptions
 from spm_training.restore.score import ImageScore
-from spm_training.restore_graphs import MarksGraph, TipGraph
+from spm_training.restore_graphs import JudgeGraph, MarksGraph, TipGraph
 from spm_training.run import RunFolder
 from spm_training.simulate.tips import FAMILIES, TipScene, scene_rng, simulate_tip_scene
 
@@ -64,7 +66,7 @@ class RestorePackage(PackagedTask):
 
     CITATIONS = (_HACKATHON, _BLIND)
     TAGS = ("restoration", "tip", "surfaces")
-    ATTACHABLE = ("tip",)
+    ATTACHABLE = ("tip", "judge")
 
     @property
     def _with_tip(self) -> bool:
@@ -140,7 +142,9 @@ class RestorePackage(PackagedTask):
         return restore_channels(view, (scene.tip / view.scale).astype(np.float32))
 
     def attach(self, runs: Mapping[str, RunFolder], *, half: bool) -> Attached:
-        """The two parts of the network that estimates tips, of the run that the recipe names unless another one is given.
+        """The two parts of the network that estimates tips, and the one that judges them.
+
+        Their runs are those that the recipe names unless others are given.
 
         Raises
         ------
@@ -149,26 +153,31 @@ class RestorePackage(PackagedTask):
         """
         settings: dict[str, Any] = {"channels": list(self._channels)}
         if not self._with_tip:
-            if "tip" in runs:
+            for kind, run in runs.items():
                 raise ParameterError(
-                    f"--tip-run {runs['tip'].path}: the network {self.recipe.network.kind!r} of recipe {self.recipe.name} sees "
-                    "the image alone; expected no run of the network 'tip'. Leave it out."
+                    f"--{kind}-run {run.path}: the network {self.recipe.network.kind!r} of recipe {self.recipe.name} sees the "
+                    f"image alone; expected no run of the network {kind!r}. Leave it out."
                 )
             return Attached({}, settings)
-        run = runs.get("tip") or RunFolder(Path(self.recipe.tips.tip_run))
-        network, training = trained_for_export(run, half=half)
+        network, training = trained_for_export(runs.get("tip") or RunFolder(Path(self.recipe.tips.tip_run)), half=half)
         if not isinstance(network, TipNet):
             raise TypeError(f"a network of type {type(network).__name__} from a run of the kind 'tip'")
+        judge, judging = trained_for_export(runs.get("judge") or RunFolder(Path(self.recipe.tips.judge_run)), half=half)
         deployed = deployable(network, half=half)
         marks, tip = MarksGraph(deployed).eval(), TipGraph(deployed).eval()
         view = relief_view(_scan(2, _TEST_PX).image)
         image = torch.from_numpy(marks_input(view))[None]
         with torch.no_grad():
             found = [value[0].numpy() for value in marks(image)]
-        told = torch.from_numpy(np.concatenate((tip_evidence(view), surroundings(*found))))[None]
+            told = torch.from_numpy(np.concatenate((tip_evidence(view), surroundings(*found))))[None]
+            visible, _, code = tip(told)
+        facts = torch.from_numpy(candidate_facts(view, tip_heights(visible[0, 0].numpy(), view.local)))[None]
         networks = {
             "marks": Attachment(marks, image, training, half),
             "tip": Attachment(tip, told, training, half),
+            "judge": Attachment(
+                JudgeGraph(deployable(judge, half=half)).eval(), torch.cat((facts, code), dim=1), judging, half
+            ),
         }
         return Attached(networks, settings | {"families": list(FAMILIES)})
 

@@ -38,7 +38,7 @@ MapsGraph = FinderGraph | FinderOfDefectsGraph | RestorerGraph
 #: Kinds of networks that learn from `spm_training.simulate.surfaces`.
 _OF_SURFACES = ("finder", "ae1", "ae2")
 #: Kinds that learn from `spm_training.simulate.tips`.
-_OF_TIPS = ("tip", "restorer", "tip1", "tip2", "tip3")
+_OF_TIPS = ("tip", "judge", "restorer", "tip1", "tip2", "tip3")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from spm_training.options import (
     DataOptions,
     EarlyStoppingOptions,
     FinderNetworkOptions,
+    JudgeNetworkOptions,
     LossOptions,
     NetworkOptions,
     OptimiserOptions,
@@ -60,6 +61,7 @@ __all__ = [
     "CosineOptions",
     "DataOptions",
     "FinderNetworkOptions",
+    "JudgeNetworkOptions",
     "PlateauOptions",
     "Recipe",
     "RestorerNetworkOptions",
@@ -131,8 +133,11 @@ class Recipe(Options):
         restores = self.network.kind in ("restorer", "tip1", "tip2", "tip3")
         if restores and self.tips.image_px < self.data.crop_px:
             raise ValueError(f"tips.image_px {self.tips.image_px} is below data.crop_px {self.data.crop_px}")
-        if isinstance(self.network, RestorerNetworkOptions) and self.network.with_tip != bool(self.tips.tip_run):
-            raise ValueError("network.with_tip and tips.tip_run need each other")
+        tips = self.tips
+        if isinstance(self.network, RestorerNetworkOptions) and not (
+            self.network.with_tip == bool(tips.tip_run) == bool(tips.judge_run)
+        ):
+            raise ValueError("network.with_tip, tips.tip_run and tips.judge_run need one another")
         return self
 
     @pydantic.model_validator(mode="after")

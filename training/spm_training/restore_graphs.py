@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX
+from spm_runtime.pipelines.tip_candidates import FACTORS
 from spm_training.graphs import ExportGraph, TensorSpec
+from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH, JudgeNet
 from spm_training.networks.restorer import RestorerNet
 from spm_training.networks.tip import CODE_WIDTH, TipNet, TipOutput
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
 from spm_training.simulate.tips import FAMILIES
 
-__all__ = ["MarksGraph", "RestorerGraph", "TipGraph"]
+__all__ = ["JudgeGraph", "MarksGraph", "RestorerGraph", "TipGraph"]
 
 #: bioimage.io wants names for all numbers of a vector, and names without spaces.
-_CODE = tuple(f"code_{number}" for number in range(CODE_WIDTH))
+_CODE = tuple(f"code_{number}" for number in range(TOLD_WIDTH))
 _RESTORED = TensorSpec("restored", "Heights of the surface in units of the scan's relief.", ("restored",))
 _TOUCHED = TensorSpec("touched", "Probability that the tip touched the surface here.", ("touched",), limits=(0.0, 1.0))
 
@@ -43,7 +45,7 @@ class RestorerGraph(ExportGraph):
         self.with_tip = isinstance(network, RestorerNet) and network.with_tip
         self.channels: tuple[str, ...] = RESTORE_CHANNELS if self.with_tip else RESTORE_CHANNELS[:1]
         if self.with_tip:
-            said = "What the attached network says of the tip; the same for all tiles of a scan."
+            said = "What the attached networks say of the tip; the same for all tiles of a scan."
             self.VECTORS = (TensorSpec("code", said, _CODE, is_map=False),)
         self.OUTPUTS = (_RESTORED, _TOUCHED) if isinstance(network, RestorerNet) else (_RESTORED,)
 
@@ -71,7 +73,7 @@ class RestorerGraph(ExportGraph):
         return {0: batch, 2: self.stride * rows, 3: self.stride * columns}
 
     def forward(self, image: Tensor, code: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """``(B, C, H, W)`` and ``(B, CODE_WIDTH)`` → the maps of `OUTPUTS`, ``(B, 1, H, W)`` each."""
+        """``(B, C, H, W)`` and ``(B, TOLD_WIDTH)`` → the maps of `OUTPUTS`, ``(B, 1, H, W)`` each."""
         if isinstance(self.network, RestorerNet):
             restored, touched = self.network.restore(image, code)
             return restored, touched.sigmoid()
@@ -136,7 +138,7 @@ class TipGraph(ExportGraph):
             "visible", "The tip: 1 at its apex, exp(height / local height) elsewhere.", ("visible",), limits=(0.0, 1.0)
         ),
         TensorSpec("families", "Probabilities of the kinds of corruption.", FAMILIES, is_map=False, limits=(0.0, 1.0)),
-        TensorSpec("code", "What the network that restores is told of the tip.", _CODE, is_map=False),
+        TensorSpec("code", "What the other networks are told of the tip.", _CODE[:CODE_WIDTH], is_map=False),
     )
 
     def __init__(self, network: TipNet) -> None:
@@ -160,3 +162,39 @@ class TipGraph(ExportGraph):
 
 def _named(word: str, numbers: range) -> tuple[str, ...]:
     return tuple(f"{word}_{number}" for number in numbers)
+
+
+class JudgeGraph(ExportGraph):
+    """`JudgeNet` as it is exported.
+
+    Parameters
+    ----------
+    network
+        A network in evaluation mode.
+    """
+
+    INPUT = "facts"
+    OUTPUTS = (
+        TensorSpec(
+            "errors",
+            "Decimal logarithm of the squared error of the eroded surface over that of the scan, for each candidate.",
+            tuple(f"candidate_{number}" for number in range(len(FACTORS))),
+            is_map=False,
+        ),
+    )
+
+    def __init__(self, network: JudgeNet) -> None:
+        super().__init__(network)
+
+    def example(self) -> Tensor:
+        """Two scans."""
+        return torch.zeros(2, JUDGED_WIDTH)
+
+    def free_axes(self) -> Mapping[int, Any]:
+        """The batch."""
+        return {0: torch.export.Dim("batch", min=1, max=4096)}
+
+    def forward(self, facts: Tensor) -> Tensor:
+        """``(B, JUDGED_WIDTH)`` → ``(B, len(FACTORS))``."""
+        judged: Tensor = self.network(facts).mean(dim=1)
+        return judged

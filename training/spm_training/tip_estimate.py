@@ -1,78 +1,92 @@
-"""A trained network that estimates tips, as the training of the network that restores asks it."""
+"""Trained networks that estimate tips, as the training of the networks that go on from the tip asks them."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from spm_runtime.errors import ParameterError
-from spm_runtime.pipelines.relief import tip_heights
+from spm_runtime.pipelines.relief import ReliefView, tip_heights
+from spm_runtime.pipelines.tip_candidates import candidate_facts, chosen_factor
 from spm_training.checkpoint import load_checkpoint
+from spm_training.networks.judge import JudgeNet
 from spm_training.networks.tip import TipNet
-from spm_training.recipe import TipNetworkOptions, read_recipe
+from spm_training.options import NetworkOptions
+from spm_training.recipe import JudgeNetworkOptions, TipNetworkOptions, read_recipe
 
 __all__ = ["TipEstimator", "digest_of"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 #: Files of a run; `spm_training.run` cannot be imported here, for it imports the tasks.
 RECIPE, BEST = "recipe.toml", "best.pt"
 
 
-def digest_of(folder: str) -> str:
-    """What tells the weights of a run from those of another one.
+def digest_of(*folders: str) -> str:
+    """What tells the weights of runs from those of other ones; empty names are left out.
 
     Raises
     ------
     ParameterError
-        If the run has no weights.
+        If a run has no weights.
     """
-    best = Path(folder) / BEST
-    if not best.is_file():
-        raise ParameterError(
-            f"tips.tip_run {folder}: {best} not found; expected the run of a recipe of the network 'tip'. "
-            "Train it first: spm-train fit tip."
-        )
-    return hashlib.sha256(best.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for folder in filter(None, folders):
+        best = Path(folder) / BEST
+        if not best.is_file():
+            raise ParameterError(
+                f"tips {folder}: {best} not found; expected the run of a recipe of the network 'tip' or 'judge'. "
+                "Train it first: spm-train fit tip, then spm-train fit judge."
+            )
+        digest.update(best.read_bytes())
+    return digest.hexdigest()
 
 
 class TipEstimator:
-    """The network of a run; one for each run and process, by `of`.
+    """The networks of one or two runs; one object for each pair and process, by `of`.
 
     Parameters
     ----------
-    folder
-        The run.
+    tip_run
+        Run of the network that draws tips.
+    judge_run
+        Run of the network that judges how blunt they are; empty takes them as they are drawn.
     """
 
-    def __init__(self, folder: str) -> None:
-        options = read_recipe(Path(folder) / RECIPE).network
+    def __init__(self, tip_run: str, judge_run: str = "") -> None:
+        options = _options(tip_run)
         if not isinstance(options, TipNetworkOptions):
-            raise ParameterError(
-                f"tips.tip_run {folder}: trained a network of the kind {options.kind!r}; expected 'tip'. Name another run."
-            )
-        self.network = TipNet(options.base_width, options.depth)
-        self.network.load_state_dict(load_checkpoint(Path(folder) / BEST)["weights"])
-        self.network.eval()
+            raise _wrong(tip_run, options.kind, "tip")
+        self.network = _with_weights(TipNet(options.base_width, options.depth), tip_run)
+        self.judge: JudgeNet | None = None
+        if judge_run:
+            judging = _options(judge_run)
+            if not isinstance(judging, JudgeNetworkOptions):
+                raise _wrong(judge_run, judging.kind, "judge")
+            self.judge = _with_weights(JudgeNet(judging.hidden, judging.members), judge_run)
 
     @staticmethod
     @functools.lru_cache(maxsize=2)
-    def of(folder: str, digest: str) -> TipEstimator:
-        """The estimator of a run whose weights have this digest."""
-        return TipEstimator(folder)
+    def of(tip_run: str, judge_run: str, digest: str) -> TipEstimator:
+        """The estimator of runs whose weights have this digest."""
+        return TipEstimator(tip_run, judge_run)
 
     def __call__(
-        self, image: NDArray[np.float32], evidence: NDArray[np.float32], local: float
+        self, view: ReliefView, evidence: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Ask the network.
+        """Ask the networks.
 
         Parameters
         ----------
-        image, local
-            As in `spm_runtime.pipelines.relief.ReliefView`.
+        view
+            The scan; sides in multiples of 8.
         evidence
             As `spm_runtime.pipelines.relief.tip_evidence` makes it.
 
@@ -81,8 +95,29 @@ class TipEstimator:
         tip
             ``(TIP_PX, TIP_PX)`` float32 heights in units of the relief.
         code
-            ``(CODE_WIDTH,)`` float32.
+            ``(CODE_WIDTH,)`` float32; with a judge ``(TOLD_WIDTH,)``: then the errors that it foresees.
         """
         with torch.no_grad():
-            found = self.network.estimate(torch.from_numpy(image)[None, None], torch.from_numpy(evidence)[None])
-        return tip_heights(found.visible.sigmoid()[0, 0].numpy(), local), found.code[0].numpy()
+            found = self.network.estimate(torch.from_numpy(view.image)[None, None], torch.from_numpy(evidence)[None])
+            tip, code = tip_heights(found.visible.sigmoid()[0, 0].numpy(), view.local), found.code[0].numpy()
+            if self.judge is None:
+                return tip, code
+            facts = torch.from_numpy(np.concatenate([candidate_facts(view, tip), code]))
+            errors = self.judge(facts[None]).mean(dim=1)[0].numpy()
+        return np.float32(chosen_factor(errors)) * tip, np.concatenate([code, errors])
+
+
+def _options(folder: str) -> NetworkOptions:
+    return read_recipe(Path(folder) / RECIPE).network
+
+
+def _wrong(folder: str, kind: str, expected: str) -> ParameterError:
+    return ParameterError(
+        f"tips {folder}: trained a network of the kind {kind!r}; expected {expected!r}. Name another run."
+    )
+
+
+def _with_weights(network: Network, folder: str) -> Network:
+    network.load_state_dict(load_checkpoint(Path(folder) / BEST)["weights"])
+    network.eval()
+    return network

@@ -1,8 +1,8 @@
 """Surfaces under a blunt or double tip: what the tip is, what the surface is, and where nobody can know.
 
 A network marks points of the image, another one draws the tip from what lies around them and from what the image says of the
-tip otherwise; a third one, told of that tip, draws the surface from the image and its erosions. Scans whose pixels no network was
-made for are restored without one.
+tip otherwise; a third one judges how blunt that tip is, and the last one, told of all that, draws the surface from the image and
+its erosions. Scans whose pixels no network was made for are restored without one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from spm_runtime.pipelines.relief import (
 )
 from spm_runtime.pipelines.restored import Restored, check_heights, restored_result
 from spm_runtime.pipelines.tiling import run_tiled
+from spm_runtime.pipelines.tip_candidates import candidate_facts, chosen_factor
 from spm_runtime.pipelines.tip_classical import CLASSICAL, TOUCH, restore_classical
 from spm_runtime.results import Result
 from spm_runtime.scan import Scan
@@ -36,8 +37,9 @@ from spm_runtime.session import Session, shared_session
 
 __all__ = ["restore_surface"]
 
-#: Names of the network that marks points whose surroundings tell of the tip, and of the one that draws it.
-MARKS, TIP = "marks", "tip"
+#: Names of the network that marks points whose surroundings tell of the tip, of the one that draws it, and of the one that judges
+#: how blunt it is.
+MARKS, TIP, JUDGE = "marks", "tip", "judge"
 #: The first sees the middle of a scan, at most so many pixels high and wide: the tip is the same everywhere.
 MARKED_PX = 1024
 #: Height and width of what it sees are multiples of this.
@@ -70,8 +72,9 @@ def restore_surface(scan: Scan, package: ModelPackage, session: Session, paramet
     scan
         A map of heights; missing pixels are NaN.
     package, session
-        A model of the task ``restore`` and its loaded network; the package may have the networks ``marks`` and ``tip`` attached.
-        Its settings name the ``channels`` that the main network sees and, with a network ``tip``, the ``families`` of tips.
+        A model of the task ``restore`` and its loaded network; the package may have the networks ``marks``, ``tip`` and
+        ``judge`` attached. Its settings name the ``channels`` that the main network sees and, with a network ``tip``, the
+        ``families`` of tips.
     parameters
         Those of the package.
 
@@ -141,7 +144,11 @@ def _find_tip(view: ReliefView, package: ModelPackage) -> _Tip:
     found = shared_session(package.attached[TIP], "cpu").run({"evidence": evidence})
     names = [str(name) for name in package.settings["families"]]
     families = dict(zip(names, found["families"][0].tolist(), strict=True))
-    return _Tip(tip_heights(found["visible"][0, 0], view.local), {"code": found["code"]}, families)
+    drawn = tip_heights(found["visible"][0, 0], view.local)
+    facts = np.concatenate([candidate_facts(view, drawn)[None], found["code"]], axis=1)
+    errors = shared_session(package.attached[JUDGE], "cpu").run({"facts": facts})["errors"]
+    code = np.concatenate([found["code"], errors], axis=1)
+    return _Tip(np.float32(chosen_factor(errors[0])) * drawn, {"code": code}, families)
 
 
 def _middle(view: ReliefView) -> NDArray[np.float32]:

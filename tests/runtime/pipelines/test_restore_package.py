@@ -18,6 +18,7 @@ from spm_runtime.engine.settings import Settings
 from spm_runtime.errors import DeviceError, ModelError
 from spm_runtime.models import load_package
 from spm_runtime.pipelines.relief import EVIDENCE, TIP_PX, relief_view
+from spm_runtime.pipelines.tip_candidates import FACTORS, FACTS
 from spm_runtime.pipelines.tip_classical import CLASSICAL
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session
@@ -26,6 +27,8 @@ onnx = pytest.importorskip("onnx", reason="onnx comes with the extra `train`")
 
 #: How much higher than the image the surface is drawn, in units of its relief, and the certainty that is told.
 RISE, TOUCHED = 0.125, 0.8
+#: What is foreseen for the candidates: they add up to nothing, so that the rise is that of the code.
+JUDGED = [0.0, -0.125, -0.25, -0.125, 0.0, 0.0, 0.125, 0.125, 0.125, 0.125]
 
 
 def tensor(name, shape):
@@ -51,7 +54,7 @@ def main_network():
     ]
     shape = ["b", 1, "h", "w"]
     constants = {"axes": np.array([0, 1]), "nothing": np.float32(0), "certainty": np.float32(TOUCHED)}
-    inputs = [tensor("image", shape), tensor("code", ["b", 2])]
+    inputs = [tensor("image", shape), tensor("code", ["b", "n"])]
     return model_of(nodes, inputs, [tensor("restored", shape), tensor("touched", shape)], constants)
 
 
@@ -66,6 +69,19 @@ def marks_network():
     ]
     outputs = [tensor(name, ["b", count, "r", "c"]) for name, count in (("points", 2), ("values", 2), ("features", 1))]
     return model_of(nodes, [tensor("image", ["b", 1, "h", "w"])], outputs, {})
+
+
+def judge_network():
+    """The third candidate is the best of ten."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("ReduceMean", ["facts"], ["mean"], axes=[1], keepdims=1),
+        node("Mul", ["mean", "nothing"], ["zero"]),
+        node("Add", ["zero", "judged"], ["errors"]),
+    ]
+    constants = {"nothing": np.float32(0), "judged": np.array([JUDGED], np.float32)}
+    inputs = [tensor("facts", ["b", FACTS + 2])]
+    return model_of(nodes, inputs, [tensor("errors", ["b", len(FACTORS)])], constants)
 
 
 def tip_network():
@@ -108,7 +124,12 @@ def package(tmp_path, monkeypatch):
     def described(prefix, arrays):
         return [{"id": name, "test_tensor": stored(f"{prefix}_{name}", array)} for name, array in arrays.items()]
 
-    contents = {"weights.onnx": main_network(), "tip.onnx": tip_network(), "marks.onnx": marks_network()}
+    contents = {
+        "weights.onnx": main_network(),
+        "tip.onnx": tip_network(),
+        "marks.onnx": marks_network(),
+        "judge.onnx": judge_network(),
+    }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     image = np.linspace(-0.5, 0.5, 32 * 32).reshape(1, 1, 32, 32)
@@ -122,6 +143,10 @@ def package(tmp_path, monkeypatch):
             "code": [[RISE - 1.0, 1.0]],
         }),
     }  # fmt: skip
+    judge = {
+        "source": "judge.onnx", "sha256": sha256(contents["judge.onnx"]), "training": {},
+        "inputs": described("judge", {"facts": np.ones((1, FACTS + 2))}), "outputs": described("judge", {"errors": [JUDGED]}),
+    }  # fmt: skip
     small = np.full((1, 1, 8, 8), 0.5)
     marks = {
         "source": "marks.onnx", "sha256": sha256(contents["marks.onnx"]), "training": {},
@@ -133,7 +158,7 @@ def package(tmp_path, monkeypatch):
     spm_block = {
         "task": "restore", "modalities": ["afm"], "size_multiple": 16, "halo_px": 0,
         "pixel_size_nm": {"minimum": 0.5, "maximum": 20.0}, "tolerance": 1e-4, "training": {}, "metrics": {},
-        "known_failures": ["it does nothing"], "parameters": {}, "attachments": {"tip": tip, "marks": marks},
+        "known_failures": ["it does nothing"], "parameters": {}, "attachments": {"tip": tip, "marks": marks, "judge": judge},
         "settings": {"channels": ["image"], "families": ["blunt", "double", "hackathon", "convolution"]},
     }  # fmt: skip
     rdf = {

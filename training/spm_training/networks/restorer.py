@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spm_runtime.pipelines.relief import RESTORE_CHANNELS
-from spm_training.networks.tip import CODE_WIDTH
+from spm_training.networks.judge import TOLD_WIDTH
 from spm_training.networks.unet import UNet
 
 __all__ = ["RestorerNet", "RestorerOutput"]
@@ -52,9 +52,9 @@ class RestorerNet(UNet):
         self.image_channels = len(RESTORE_CHANNELS) if with_tip else 1
         super().__init__(base_width, depth, channels_in=4 * self.image_channels)
         self.with_tip = with_tip
-        self.code_width = CODE_WIDTH if with_tip else 0
+        self.code_width = TOLD_WIDTH if with_tip else 0
         widths = [base_width * 2**level for level in range(depth)] + [self.bottleneck_width]
-        self.told = nn.Sequential(nn.Linear(CODE_WIDTH, 64), nn.ReLU(inplace=True)) if with_tip else nn.Identity()
+        self.told = nn.Sequential(nn.Linear(TOLD_WIDTH, 64), nn.ReLU(inplace=True)) if with_tip else nn.Identity()
         self.scales = nn.ModuleList(nn.Linear(64, 2 * width) for width in widths) if with_tip else nn.ModuleList()
         for layer in self.scales:
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
@@ -87,10 +87,10 @@ class RestorerNet(UNet):
         """
         if not self.with_tip:
             return self.restore(inputs, None)
-        return self.restore(inputs[:, :-1], inputs[:, -1].flatten(1)[:, :CODE_WIDTH])
+        return self.restore(inputs[:, :-1], inputs[:, -1].flatten(1)[:, :TOLD_WIDTH])
 
     def restore(self, image: Tensor, code: Tensor | None) -> RestorerOutput:
-        """The same with the code ``(B, CODE_WIDTH)`` apart."""
+        """The same with the code ``(B, TOLD_WIDTH)`` apart."""
         seen = image[:, :1]
         # Differences from the image: what erosion takes away, wherever the scan lies.
         channels = image - seen * self.is_erosion

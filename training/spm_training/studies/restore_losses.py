@@ -147,6 +147,7 @@ def _recipe(options: RestoreLossesOptions, weights: Weighting) -> Recipe:
         *small,
         "network.with_tip=false",
         'tips.tip_run=""',
+        'tips.judge_run=""',
         "schedule.kind=cosine",
         "schedule.warmup_epochs=0.2",
         "loss.touched_weight=0.0",

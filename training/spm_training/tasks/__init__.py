@@ -13,6 +13,7 @@ from spm_training.tasks._task import Batch, Task, stacked
 from spm_training.tasks.atomid import AtomidTask
 from spm_training.tasks.atoms import AtomsTask
 from spm_training.tasks.finder import FinderTask
+from spm_training.tasks.judge import JudgeTask
 from spm_training.tasks.patches import Ae1Task, Ae2Task
 from spm_training.tasks.restorer import RestorerTask
 from spm_training.tasks.scale import ScaleTask
@@ -28,6 +29,7 @@ _TASKS: dict[str, type[Task[Any, Any]]] = {
     "ae1": Ae1Task,
     "ae2": Ae2Task,
     "tip": TipTask,
+    "judge": JudgeTask,
     "restorer": RestorerTask,
     "tip1": RestorerTask,
     "tip2": RestorerTask,

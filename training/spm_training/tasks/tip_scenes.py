@@ -11,17 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spm_kernels import erode
+from spm_runtime.errors import ParameterError
 from spm_runtime.pipelines.relief import TIP_PX, ReliefView, relief_view, restore_channels, tip_evidence, visible_tip
+from spm_runtime.pipelines.tip_candidates import FACTORS, candidate_facts
 from spm_training.data import Split, rng_for
 from spm_training.networks.tip import packed
 from spm_training.recipe import Recipe, RestorerNetworkOptions
 from spm_training.simulate.tips import FAMILIES, TipScene, simulate_tip_scene
 from spm_training.tip_estimate import TipEstimator, digest_of
 
-__all__ = ["ScanBatch", "ScanCrops", "ScanSample", "TipBatch", "TipSamples"]
+__all__ = ["JudgeBatch", "JudgeSamples", "ScanBatch", "ScanCrops", "ScanSample", "TipBatch", "TipSamples"]
 
 #: Axes along which scans are mirrored; not turned: the lines of a scan stay horizontal.
 _MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+#: Mean squares below this are rounding.
+_LEAST_SQUARE = 1e-10
 #: The hackathon's apex is up to so many pixels off the middle of its kernel, and the image is shifted by it.
 _SHIFT_PX = 8
 
@@ -172,15 +177,79 @@ class ScanBatch(NamedTuple):
         return ScanBatch(image, *(tensor.to(device, non_blocking=True) for tensor in self[1:]))
 
 
-def _told(
-    folder: str, digest: str, seed: int, split: int, number: int, options: tuple[Any, ...], cache: str
-) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Channels after the image, and the code; ``digest`` tells weights apart in the cache."""
-    scan: ScanSample = Memory(cache or None, verbose=0).cache(_simulated)(seed, split, number, *options)
+def _view(scan: ScanSample) -> ReliefView:
     image = scan.image.astype(np.float32)
-    tip, code = TipEstimator.of(folder, digest)(image, scan.evidence.astype(np.float32), scan.local)
-    view = ReliefView(image, np.ones(image.shape, np.bool_), (0.0, 0.0), 0.0, 1.0, scan.noise, scan.local)
+    return ReliefView(image, np.ones(image.shape, np.bool_), (0.0, 0.0), 0.0, 1.0, scan.noise, scan.local)
+
+
+def _told(
+    tip_run: str,
+    judge_run: str,
+    digest: str,
+    seed: int,
+    split: int,
+    number: int,
+    options: tuple[Any, ...],
+    cache: str,
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Channels after the image, and what is told of the tip; ``digest`` tells weights apart in the cache."""
+    scan: ScanSample = Memory(cache or None, verbose=0).cache(_simulated)(seed, split, number, *options)
+    view = _view(scan)
+    tip, code = TipEstimator.of(tip_run, judge_run, digest)(view, scan.evidence.astype(np.float32))
     return restore_channels(view, tip)[1:].astype(np.float16), code
+
+
+def _judged(
+    folder: str, digest: str, seed: int, split: int, number: int, options: tuple[Any, ...], cache: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a network that judges sees of a scan, and the logarithmic errors that it is to foresee."""
+    scan: ScanSample = Memory(cache or None, verbose=0).cache(_simulated)(seed, split, number, *options)
+    image, clean = scan.image.astype(np.float32), scan.clean.astype(np.float32)
+    view = _view(scan)
+    tip, code = TipEstimator.of(folder, "", digest)(view, scan.evidence.astype(np.float32))
+    surfaces = [image, *(erode(image, np.float32(factor) * tip) for factor in FACTORS)]
+    squares = [np.mean(_inner(one - clean).astype(np.float64) ** 2) for one in surfaces]
+    errors = np.log10(np.maximum(squares, _LEAST_SQUARE))
+    return np.concatenate([candidate_facts(view, tip), code]), (errors[1:] - errors[0]).astype(np.float32)
+
+
+class JudgeBatch(NamedTuple):
+    """A batch for the network that judges tips.
+
+    Parameters
+    ----------
+    facts
+        ``(B, JUDGED_WIDTH)`` float32.
+    errors
+        ``(B, len(FACTORS))`` float32: decimal logarithm of each candidate's mean squared error over that of the image.
+    """
+
+    facts: Tensor
+    errors: Tensor
+
+    def to(self, device: torch.device) -> JudgeBatch:
+        """The batch on a device."""
+        return JudgeBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class JudgeSamples(_Scans):
+    """Facts and errors: samples in the order of `JudgeBatch`."""
+
+    def __init__(self, recipe: Recipe, split: Split) -> None:
+        super().__init__(recipe, split)
+        if not recipe.tips.tip_run:
+            raise ParameterError(
+                "tips.tip_run: empty; expected the run of the recipe 'tip', whose tips are judged. Name it with --set."
+            )
+        self._digest = digest_of(recipe.tips.tip_run)
+        self._judge = self._memory.cache(_judged)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        """One sample, without the batch axis."""
+        recipe, number = self.recipe, self._number(key)
+        told = (recipe.tips.tip_run, self._digest, recipe.training.seed, int(self.split), number, self._drawn)
+        facts, errors = self._judge(*told, recipe.data.cache)
+        return torch.from_numpy(facts), torch.from_numpy(errors)
 
 
 class ScanCrops(_Scans):
@@ -190,7 +259,7 @@ class ScanCrops(_Scans):
         super().__init__(recipe, split)
         network = recipe.network
         self.with_tip = isinstance(network, RestorerNetworkOptions) and network.with_tip
-        self._digest = digest_of(recipe.tips.tip_run) if self.with_tip else ""
+        self._digest = digest_of(recipe.tips.tip_run, recipe.tips.judge_run) if self.with_tip else ""
         self._tell = self._memory.cache(_told)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -202,7 +271,8 @@ class ScanCrops(_Scans):
         code = np.zeros(0, np.float32)
         if self.with_tip:
             recipe = self.recipe
-            told = (recipe.tips.tip_run, self._digest, recipe.training.seed, int(self.split), number, self._drawn)
+            runs = (recipe.tips.tip_run, recipe.tips.judge_run, self._digest)
+            told = (*runs, recipe.training.seed, int(self.split), number, self._drawn)
             further, code = self._tell(*told, recipe.data.cache)
             channels += list(further)
             mirror = 0  # the code of a mirrored scan would have to be asked for anew
