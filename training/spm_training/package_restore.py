@@ -24,6 +24,7 @@ from spm_runtime.pipelines.relief import (
     tip_heights,
 )
 from spm_runtime.pipelines.tip_candidates import candidate_facts
+from spm_training.networks.judge import JudgeNet
 from spm_training.networks.tip import TipNet
 from spm_training.onnx_export import deployable
 from spm_training.package_task import (
@@ -163,6 +164,8 @@ class RestorePackage(PackagedTask):
         if not isinstance(network, TipNet):
             raise TypeError(f"a network of type {type(network).__name__} from a run of the kind 'tip'")
         judge, judging = trained_for_export(runs.get("judge") or RunFolder(Path(self.recipe.tips.judge_run)), half=half)
+        if not isinstance(judge, JudgeNet):
+            raise TypeError(f"a network of type {type(judge).__name__} from a run of the kind 'judge'")
         deployed = deployable(network, half=half)
         marks, tip = MarksGraph(deployed).eval(), TipGraph(deployed).eval()
         view = relief_view(_scan(2, _TEST_PX).image)
