@@ -20,8 +20,10 @@ from spm_training.tasks.tip_scenes import TipBatch, TipSamples
 
 __all__ = ["TipTask"]
 
-#: Weights of the terms: the error of the visible tip is small by its nature, for most of it is dark.
-_WEIGHTS = {"tip": 10.0, "family": 0.1}
+#: Weights of the terms.
+_WEIGHTS = {"tip": 1.0, "family": 0.1}
+#: Errors count in units of the brightness of the whole tip plus this, in pixels: a second apex of a few pixels matters.
+_LEAST_PX = 30.0
 
 
 class TipTask:
@@ -68,10 +70,11 @@ class TipTask:
         return batch.packed
 
     def loss(self, output: TipOutput, batch: TipBatch) -> Mapping[str, Tensor]:
-        """``tip``: absolute error of the visible tip, near its apex four times as much; ``family``: cross-entropy."""
-        error = (output.visible.sigmoid() - batch.visible.clamp(max=1.0)).abs()
+        """``tip``: absolute error over the brightness of the tip, near its apex four times as much; ``family``: cross-entropy."""
+        true = batch.visible.clamp(max=1.0)
+        error = (output.visible.sigmoid() - true).abs() * (1 + 3 * true)
         terms = {
-            "tip": (error * (1 + 3 * batch.visible.clamp(max=1.0))).mean(),
+            "tip": (error.sum(dim=(1, 2, 3)) / (true.sum(dim=(1, 2, 3)) + _LEAST_PX)).mean(),
             "family": functional.cross_entropy(output.families, batch.family),
         }
         total = torch.stack([_WEIGHTS[name] * value for name, value in terms.items()]).sum()
