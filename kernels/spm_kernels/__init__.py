@@ -11,6 +11,7 @@
 `erode`                the highest surface that an image and its tip allow: grey erosion
 `certainty_map`        where the tip is known to have touched the surface
 `estimate_tip`         the bluntest tip that an image allows: blind estimation, partial and full
+`pair_top_hat`         what an opening by two points takes away: the sign of a second apex
 `extract_patches`      overlapping windows of an image (`PatchGrid`), with context around them
 `blend_patches`        the weighted mean of overlapping windows, without seams (`taper`)
 `map_patches`          a whole image through a function of patches, in bands of bounded memory
@@ -37,6 +38,7 @@ from spm_kernels.background import sliding_median
 from spm_kernels.blind_tip import estimate_tip
 from spm_kernels.morphology import certainty_map, dilate, erode
 from spm_kernels.nms import box_nms
+from spm_kernels.pairs import pair_top_hat
 from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_patches, taper
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import Centroids, GaussianFits, refine_centroid, refine_gaussian
@@ -58,6 +60,7 @@ __all__ = [
     "local_maxima",
     "majority_vote",
     "map_patches",
+    "pair_top_hat",
     "refine_centroid",
     "refine_gaussian",
     "resize",

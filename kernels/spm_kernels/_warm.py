@@ -11,6 +11,7 @@ from spm_kernels.background import sliding_median
 from spm_kernels.blind_tip import estimate_tip
 from spm_kernels.morphology import certainty_map, dilate, erode
 from spm_kernels.nms import box_nms
+from spm_kernels.pairs import pair_top_hat
 from spm_kernels.patches import PatchGrid, blend_patches, extract_patches, map_patches, taper
 from spm_kernels.peaks import local_maxima
 from spm_kernels.refine import refine_centroid, refine_gaussian
@@ -48,6 +49,7 @@ def warm() -> dict[str, float]:
             "estimate_tip",
             lambda: (estimate_tip(image, tip, threshold=0.1), estimate_tip(image, tip, threshold=0.1, full=True)),
         ),
+        ("pair_top_hat", lambda: pair_top_hat(image, np.zeros(1, np.float32), reach_px=1)),
         ("sliding_median", lambda: sliding_median(image, radius_px=2)),
         ("extract_patches", lambda: extract_patches(image, grid)),
         ("blend_patches", lambda: blend_patches(np.zeros((len(grid), 8, 8), np.float32), grid)),

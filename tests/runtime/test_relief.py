@@ -110,6 +110,14 @@ class TestEvidence:
         assert np.abs(peak).tolist() == [5, 9]
         assert peak[0] * peak[1] > 0
 
+    def test_a_second_apex_leaves_no_top_hat_of_its_pair(self) -> None:
+        tip = np.maximum(paraboloid(6.0), np.roll(paraboloid(6.0), (5, 9), (0, 1)))
+        evidence = tip_evidence(relief_view(dilate(spikes(), tip)))
+        taken = evidence[EVIDENCE.index("pair, 0 lower")]
+        assert taken[HALF, HALF] == pytest.approx(np.log10(0.005))
+        assert taken[HALF + 5, HALF + 9] < np.median(taken) - 0.5
+        assert taken[HALF + 5, HALF - 9] > np.median(taken) - 0.2
+
     def test_noise_and_local_height_are_told(self) -> None:
         rng = np.random.default_rng(0)
         heights = terraces(256) + 0.02 * rng.standard_normal((256, 256))

@@ -155,8 +155,8 @@ class TipGraph(ExportGraph):
 
     def forward(self, evidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evidence and surroundings, ``(B, channels, TIP_PX, TIP_PX)`` → the tensors of `OUTPUTS`."""
-        judge: Callable[[Tensor], TipOutput] = self.network.judge  # type: ignore[assignment]
-        found = judge(evidence)
+        draw: Callable[[Tensor], TipOutput] = self.network.draw  # type: ignore[assignment]
+        found = draw(evidence)
         return found.visible.sigmoid(), found.families.softmax(dim=1), found.code
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from spm_kernels import certainty_map, dilate, erode, estimate_tip, local_maxima
+from spm_kernels import certainty_map, dilate, erode, estimate_tip, local_maxima, pair_top_hat
 from spm_runtime.pipelines.tip_classical import noise_of
 
 __all__ = [
@@ -50,12 +50,17 @@ REACHES, MOST_MAXIMA = (2, 6), 400
 BLIND_PX, BLIND_NOISE = 31, 4.0
 #: Depths, in units of the local height, below which a tip does not matter.
 DEEP = 4.0
+#: How much lower a second apex is tried, in units of the local height; about so many pixels are asked; what is added to their
+#: mean before its logarithm is taken.
+PAIR_HEIGHTS = (0.0, 0.05, 0.1, 0.17, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5)
+PAIR_PIXELS, PAIR_LEAST = 1 << 14, 0.005
 #: What `tip_evidence` tells, channel by channel.
 EVIDENCE = (
     *(f"maxima {reach} px, quantile {q:g}" for reach in REACHES for q in QUANTILES),
     "blind tip",
     "autocorrelation",
     "autocorrelation of the fine",
+    *(f"pair, {height:g} lower" for height in PAIR_HEIGHTS),
     "noise",
     "local height",
 )
@@ -184,7 +189,8 @@ def tip_evidence(view: ReliefView) -> NDArray[np.float32]:
     -----
     Where the apex touched a summit, all around it the image is at least as high as the tip: the surroundings of summits bound the
     tip from above, their low quantiles closely. The blind estimate (Villarrubia 1997) is the strict form of that. A double
-    tip shows everything twice, which the autocorrelation shows; what an instrument blurs has no fine structure in it.
+    tip shows everything twice, which the autocorrelation shows, and its image is its own opening by the two apexes
+    (`spm_kernels.pair_top_hat`); what an instrument blurs has no fine structure in it.
     """
     smooth = ndimage.gaussian_filter(view.image, 0.8)
     maps: list[NDArray[np.floating]] = []
@@ -196,6 +202,7 @@ def tip_evidence(view: ReliefView) -> NDArray[np.float32]:
     maps.append(np.pad(np.clip(blind / view.local, -DEEP, 0.0), HALF - BLIND_PX // 2, mode="edge"))
     maps.append(_autocorrelation(smooth - ndimage.gaussian_filter(smooth, 8.0)))
     maps.append(_autocorrelation(smooth - ndimage.gaussian_filter(view.image, 2.0)))
+    maps += list(_pairs(smooth, view))
     for number in (view.noise / view.local, view.local):
         maps.append(np.full((TIP_PX, TIP_PX), np.log10(max(number, 1e-4))))
     return np.stack(maps).astype(np.float32)
@@ -226,6 +233,14 @@ def _autocorrelation(image: Image) -> NDArray[np.float64]:
     whole = fft.irfft2(np.abs(fft.rfft2(image, size)) ** 2, size)
     around = np.roll(whole, (HALF, HALF), (0, 1))[:TIP_PX, :TIP_PX]
     return np.asarray(around / max(float(around[HALF, HALF]), 1e-12))
+
+
+def _pairs(smooth: Image, view: ReliefView) -> NDArray[np.float32]:
+    """Logarithms of what openings by two points take away, ``(len(PAIR_HEIGHTS), TIP_PX, TIP_PX)``."""
+    levelled = np.where(view.valid, smooth / np.float32(view.local), np.float32(np.nan))
+    step = min(smooth.size // PAIR_PIXELS, smooth.shape[0] // 16)
+    taken = pair_top_hat(levelled, np.array(PAIR_HEIGHTS, np.float32), reach_px=HALF, row_step=max(step, 1))
+    return np.asarray(np.log10(np.nan_to_num(taken, nan=1.0) + PAIR_LEAST), np.float32)
 
 
 def marks_input(view: ReliefView) -> Image:

@@ -52,7 +52,8 @@ class _Tip(NamedTuple):
     Parameters
     ----------
     heights
-        ``(h, w)`` float32 in units of the relief; −inf where there is no tip.
+        ``(h, w)`` float32 in units of the relief; −inf where there is no tip. As it meets the scan less its plane: of a tilted
+        scan, the tip tilted the other way.
     beside
         What the main network is told of it, by the names of its inputs.
     families

@@ -23,7 +23,6 @@ from spm_training.restore.scenes import (
 )
 from spm_training.restore.score import (
     Restored,
-    local_relief,
     merged_reliability,
     score_certainty,
     score_restored,
@@ -31,6 +30,7 @@ from spm_training.restore.score import (
     second_apex,
 )
 from spm_training.simulate.tips import FAMILIES, SURFACES, scene_rng, simulate_tip_scene
+from spm_training.simulate.tips.scene import local_height
 
 SMALL = RestoreOptions(images=2, side_px=64)
 
@@ -170,9 +170,9 @@ def test_reliabilities_of_parts_are_that_of_the_whole(seed, count):
     np.testing.assert_allclose(merged.share_true, whole.share_true)
 
 
-def test_the_local_relief_of_a_slope_is_three_times_its_rise_over_eight_pixels():
+def test_the_local_height_of_a_slope_is_three_times_its_rise_over_eight_pixels():
     slope = np.add.outer(np.arange(64.0), np.zeros(64))
-    assert local_relief(slope) == pytest.approx(3 * np.sqrt(8**2 / 2))
+    assert local_height(slope) == pytest.approx(3 * np.sqrt(8**2 / 2))
 
 
 @pytest.mark.parametrize("second", [(7, 0), (-5, 9), (0, -12), (-4, -3)])
@@ -200,7 +200,7 @@ def test_the_true_tip_has_no_error():
 
 def test_the_error_of_a_tip_is_that_of_what_can_touch():
     scene = with_tip(a_scene("double"), tip_like(second=(7, 0)))
-    reach = local_relief(scene.clean)
+    reach = local_height(scene.clean)
     deeper = np.where(scene.tip > -reach, scene.tip, 2 * scene.tip)
     assert score_tip(deeper, scene).error == 0
     needle = np.full((15, 15), -1e9)

@@ -52,7 +52,6 @@ class RestorerNet(UNet):
         self.image_channels = len(RESTORE_CHANNELS) if with_tip else 1
         super().__init__(base_width, depth, channels_in=4 * self.image_channels)
         self.with_tip = with_tip
-        self.code_width = TOLD_WIDTH if with_tip else 0
         widths = [base_width * 2**level for level in range(depth)] + [self.bottleneck_width]
         self.told = nn.Sequential(nn.Linear(TOLD_WIDTH, 64), nn.ReLU(inplace=True)) if with_tip else nn.Identity()
         self.scales = nn.ModuleList(nn.Linear(64, 2 * width) for width in widths) if with_tip else nn.ModuleList()
@@ -95,23 +94,14 @@ class RestorerNet(UNet):
         # Differences from the image: what erosion takes away, wherever the scan lies.
         channels = image - seen * self.is_erosion
         told = self.told(code) if code is not None else None
-        skips = []
-        x = functional.pixel_unshuffle(channels, 2)
-        for level, block in enumerate(self.encoder):
-            x = self._tell(block(x), told, level)
-            skips.append(x)
-            x = self.pool(x)
-        x = self._tell(self.bottleneck(x), told, self.depth)
-        for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            x = block(torch.cat((skip, up(x)), dim=1))
-        maps = functional.pixel_shuffle(self.head(x).float(), 2)
+
+        def tell(x: Tensor, level: int) -> Tensor:
+            scale, shift = torch.chunk(self.scales[level](told)[:, :, None, None], 2, dim=1)
+            return x * (1 + scale) + shift
+
+        decoded, _ = self.features(functional.pixel_unshuffle(channels, 2), None if told is None else tell)
+        maps = functional.pixel_shuffle(self.head(decoded).float(), 2)
         weights, correction, touched = torch.split(maps, [self.candidates, 1, 1], dim=1)
         candidates = image[:, list(_CANDIDATES[: self.candidates])].float()
         restored = (weights.softmax(dim=1) * candidates).sum(dim=1, keepdim=True) + correction
         return RestorerOutput(restored, touched)
-
-    def _tell(self, x: Tensor, told: Tensor | None, level: int) -> Tensor:
-        if told is None:
-            return x
-        scale, shift = torch.chunk(self.scales[level](told)[:, :, None, None], 2, dim=1)
-        return x * (1 + scale) + shift

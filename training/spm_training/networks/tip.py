@@ -105,7 +105,7 @@ class TipNet(UNet):
         points, values, features = self.mark(image / local)
         around = functional.interpolate(correlated(points, values), TIP_PX, mode="bilinear", align_corners=True)
         means = features.mean(dim=(2, 3))[:, :, None, None].expand(-1, -1, TIP_PX, TIP_PX)
-        return self.judge(torch.cat((evidence, around, means), dim=1))
+        return self.draw(torch.cat((evidence, around, means), dim=1))
 
     def mark(self, levelled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points, values and features, ``(B, pairs, H / 2, W / 2)`` twice and ``(B, 16, H / 2, W / 2)``.
@@ -121,7 +121,7 @@ class TipNet(UNet):
         points, values = self.marks(features).float().chunk(2, dim=1)
         return functional.softplus(points) + 1e-6, values, features
 
-    def judge(self, told: Tensor) -> TipOutput:
+    def draw(self, told: Tensor) -> TipOutput:
         """Tip and family.
 
         Parameters

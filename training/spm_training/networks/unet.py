@@ -6,6 +6,8 @@ zero padding, so that the output is as large as the input, and batch norm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -75,13 +77,15 @@ class UNet(nn.Module):
         """
         return 4 * (self.stride - 1) + 2 * self.stride + self.stride - 1
 
-    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, image: Tensor, tell: Callable[[Tensor, int], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Features of an image.
 
         Parameters
         ----------
         image
             ``(B, channels_in, H, W)``; H and W multiples of `stride`.
+        tell
+            What is done to the features of each level on the way down, by its number; the bottleneck is the last one.
 
         Returns
         -------
@@ -92,11 +96,13 @@ class UNet(nn.Module):
         """
         skips = []
         x = image
-        for block in self.encoder:
+        for level, block in enumerate(self.encoder):
             x = block(x)  # (B, base_width · 2**level, H / 2**level, W / 2**level)
+            x = x if tell is None else tell(x, level)
             skips.append(x)
             x = self.pool(x)
         bottleneck = self.bottleneck(x)
+        bottleneck = bottleneck if tell is None else tell(bottleneck, self.depth)
         x = bottleneck
         for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
             x = block(torch.cat((skip, up(x)), dim=1))

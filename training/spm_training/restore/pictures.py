@@ -19,8 +19,9 @@ from spm_runtime.scan import Scan
 from spm_training.restore.evaluate import Restorer
 from spm_training.restore.metrics import inner, quality
 from spm_training.restore.scenes import NM_TO_M, Shown
-from spm_training.restore.score import Restored, comparable_tips, local_relief
+from spm_training.restore.score import Restored, comparable_tips
 from spm_training.simulate.tips import TipScene
+from spm_training.simulate.tips.scene import local_height
 from spm_training.studies.page import Page
 
 __all__ = ["Examples", "RealExample", "add_examples", "add_real", "real_examples"]
@@ -135,7 +136,7 @@ def _details(scene: TipScene, made: Mapping[str, Restored]) -> list[tuple[str, P
     """Where the tip touched and the tip itself, both as they are and as methods say; nothing for a convolution."""
     if scene.family == "convolution" or not made:
         return []
-    reach = local_relief(scene.clean)
+    reach = local_height(scene.clean)
     panels: list[tuple[str, Pixels]] = [("touched", _cut(scene.touched))]
     panels += [(f"certainty: {name}", _cut(one.certainty)) for name, one in made.items() if one.certainty is not None]
     truth, _ = comparable_tips(np.zeros((1, 1)), scene)

@@ -16,6 +16,7 @@ from spm_training.calibration import Reliability, reliability
 from spm_training.restore.metrics import Quality, inner, quality, register
 from spm_training.restore.scenes import NM_TO_M, Shown
 from spm_training.simulate.tips import TipScene
+from spm_training.simulate.tips.scene import local_height
 
 __all__ = [
     "CertaintyScore",
@@ -23,7 +24,6 @@ __all__ = [
     "Restored",
     "TipScore",
     "comparable_tips",
-    "local_relief",
     "merged_reliability",
     "score_certainty",
     "score_restored",
@@ -35,8 +35,6 @@ __all__ = [
 CERTAIN = 0.5
 #: Two apexes nearer than this are one.
 LEAST_APART_PX = 2.0
-#: Distance of pixels that stand next to each other (`local_relief`).
-NEXT_PX = 8
 
 
 class Restored(NamedTuple):
@@ -88,7 +86,7 @@ class TipScore:
     Parameters
     ----------
     error
-        Root mean square of the difference as a share of `local_relief`, over the pixels where either tip is less than that below
+        Root mean square of the difference as a share of `local_height`, over the pixels where either tip is less than that below
         its apex; both are cut off there, because deeper parts hardly ever touch.
     true_two, found_two
         Whether the true tip, and the estimated one, show a second apex (`second_apex`).
@@ -245,7 +243,7 @@ def score_tip(tip: NDArray[np.floating], scene: TipScene) -> TipScore:
         A scene of dilation.
     """
     truth, guess = comparable_tips(tip, scene)
-    reach = local_relief(scene.clean)
+    reach = local_height(scene.clean)
     matters = (truth > -reach) | (guess > -reach)
     true_second, second = second_apex(truth), second_apex(guess)
     return TipScore(
@@ -257,18 +255,10 @@ def score_tip(tip: NDArray[np.floating], scene: TipScene) -> TipScore:
 
 
 def comparable_tips(tip: NDArray[np.floating], scene: TipScene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The true tip and an estimated one as they are compared: the apex at 0 in the middle, cut off at `local_relief`."""
-    reach = local_relief(scene.clean)
+    """The true tip and an estimated one as they are compared: the apex at 0 in the middle, cut off at `local_height`."""
+    reach = local_height(scene.clean)
     truth = _cut_off(_centred(scene.tip, scene.apex_yx_px), reach)
     return truth, _cut_off(_framed(np.asarray(tip, np.float64), scene.tip.shape[0]), reach)
-
-
-def local_relief(clean: NDArray[np.floating]) -> float:
-    """Height of what stands next to each other on a surface: three times the rms difference of heights eight pixels apart."""
-    heights = np.asarray(clean, np.float64)
-    squares = [np.mean((heights[NEXT_PX:] - heights[:-NEXT_PX]) ** 2)]
-    squares.append(np.mean((heights[:, NEXT_PX:] - heights[:, :-NEXT_PX]) ** 2))
-    return max(3 * float(np.sqrt(np.mean(squares))), 1e-9)
 
 
 def second_apex(tip: NDArray[np.float64]) -> tuple[int, int] | None:

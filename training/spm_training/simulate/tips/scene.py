@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
 from spm_kernels import dilate, erode
+from spm_runtime.pipelines.relief import STEP_PX
 from spm_training.simulate.tips.disturb import Disturbance, disturb, draw_disturbance
 from spm_training.simulate.tips.shapes import SIDE_PX, DrawnTip, blunt_tip, double_tip, gaussian_psf, hackathon_tip
 from spm_training.simulate.tips.stm import STM_SURFACES
 from spm_training.simulate.tips.surfaces import AFM_SURFACES
 
-__all__ = ["FAMILIES", "SPLITS", "SURFACES", "Split", "TipScene", "scene_rng", "simulate_tip_scene"]
+__all__ = ["FAMILIES", "SPLITS", "SURFACES", "Split", "TipScene", "local_height", "scene_rng", "simulate_tip_scene"]
 
 Modality = Literal["afm", "stm"]
 Split = Literal["train", "validation", "test"]
@@ -158,7 +159,7 @@ def simulate_tip_scene(
     field = (field - clean.mean()).astype(np.float32)
     relief = max(float(np.ptp(clean)), 1e-6)
     family = str(tip_rng.choice(families))
-    tip = _draw_tip(tip_rng, family, relief, min(_local(clean), relief))
+    tip = _draw_tip(tip_rng, family, relief, min(local_height(clean), relief))
     blurred, touched = _apply(field, tip, family, TOUCH * relief)
     disturbance = disturbance or draw_disturbance(noise_rng)
     return TipScene(
@@ -186,9 +187,9 @@ def _tilt(rng: np.random.Generator, heights: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(np.add.outer(slope[0] * np.arange(heights.shape[0]), slope[1] * np.arange(heights.shape[1])))
 
 
-def _local(clean: NDArray[np.float64]) -> float:
-    """Height of what stands next to each other: three times the rms difference of heights eight pixels apart."""
-    step = 8
+def local_height(clean: NDArray[np.floating]) -> float:
+    """Height of what stands next to each other on a surface: three times the rms difference of heights eight pixels apart."""
+    clean, step = np.asarray(clean, np.float64), STEP_PX
     squares = [np.mean((clean[step:] - clean[:-step]) ** 2), np.mean((clean[:, step:] - clean[:, :-step]) ** 2)]
     return 3 * float(np.sqrt(np.mean(squares))) + 1e-6
 

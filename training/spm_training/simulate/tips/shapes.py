@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from spm_runtime.pipelines.relief import TIP_PX
 from spm_training.simulate.tips.primitives import between, log_between, self_affine
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
 Field = NDArray[np.float64]
 
 #: Side of every tip.
-SIDE_PX = 61
+SIDE_PX = TIP_PX
 #: Side of the kernel that the hackathon's notebook used, and its range of radii in halves of the kernel.
 HACKATHON_KERNEL_PX, HACKATHON_RADIUS = 25, (0.02, 0.8)
 #: Distance from the apex at which a tip is one step above its apex: how far it smears the edge of the step.
