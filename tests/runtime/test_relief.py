@@ -114,9 +114,11 @@ class TestEvidence:
         tip = np.maximum(paraboloid(6.0), np.roll(paraboloid(6.0), (5, 9), (0, 1)))
         evidence = tip_evidence(relief_view(dilate(spikes(), tip)))
         taken = evidence[EVIDENCE.index("pair, 0 lower")]
-        assert taken[HALF, HALF] == pytest.approx(np.log10(0.005))
-        assert taken[HALF + 5, HALF + 9] < np.median(taken) - 0.5
-        assert taken[HALF + 5, HALF - 9] > np.median(taken) - 0.2
+        assert taken[HALF + 5, HALF + 9] < -1
+        assert abs(taken[HALF + 5, HALF - 9]) < 0.2
+        taken[HALF - 3 : HALF + 4, HALF - 3 : HALF + 4] = 0
+        # A second apex of the same height is as good in the opposite direction.
+        assert abs(np.array(np.unravel_index(int(np.argmin(taken)), taken.shape)) - HALF).tolist() == [5, 9]
 
     def test_noise_and_local_height_are_told(self) -> None:
         rng = np.random.default_rng(0)
