@@ -1,0 +1,191 @@
+"""What the networks that denoise see: any map in units of its own relief, terraces level, outliers compressed.
+
+Training uses these very functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from spm_kernels import sliding_median
+from spm_runtime.levelling import fit_plane
+
+__all__ = ["DenoiseView", "denoise_view", "white_noise"]
+
+Image = NDArray[np.float32]
+Precise = NDArray[np.float64]
+
+#: Distance over which slopes are measured, in pixels.
+STEP_PX = 4
+#: Radius of the window over which the local level is measured, in pixels: some periods of a lattice.
+LEVEL_RADIUS_PX = 16
+#: How far the local level may stray from the plane before the rest of it is taken away, in units of the local relief.
+LEVEL_LIMIT = 0.5
+#: Per cent of the pixels beyond each end of the relief: the edges of steps among them.
+BEYOND_PERCENT = 2.0
+#: The view is linear up to this, in units of the relief, and logarithmic beyond.
+LINEAR_LIMIT = 1.0
+#: A normal distribution's standard deviation over its median absolute deviation.
+MAD_STD = 1.4826
+#: Differences along a line by the pixels that they need, longest first: white noise comes out with their Euclidean length.
+DIFFERENCES = ((1.0, -4.0, 6.0, -4.0, 1.0), (1.0, -2.0, 1.0), (1.0,))
+
+
+@dataclass(frozen=True, eq=False)
+class DenoiseView:
+    """A scan in units of its own relief: ``scan = background + scale · stretched(image)``.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` float32: 96 % of it from −0.5 to 0.5, tall outliers compressed. Missing pixels hold the nearest measured one.
+    valid
+        ``(H, W)`` bool: measured.
+    background
+        ``(H, W)`` float64 that was taken away, in the unit of the scan.
+    scale
+        Relief of the scan in its unit, positive: the range between the percentiles 2 and 98 of what is left of it.
+    noise
+        Standard deviation of the white noise of ``image``.
+    """
+
+    image: Image
+    valid: NDArray[np.bool_]
+    background: Precise
+    scale: float
+    noise: float
+
+    def normalised(self, values: NDArray[np.floating]) -> Image:
+        """Other values of the same scan as the network sees them; the inverse of `restored`.
+
+        Parameters
+        ----------
+        values
+            ``(H, W)`` in the unit of the scan, as the clean image of a simulated one.
+        """
+        return _compressed((values - self.background) / self.scale)
+
+    def restored(self, image: NDArray[np.floating]) -> Image:
+        """What the network says, ``(H, W)``, in the unit of the scan, float32; NaN where the scan is missing."""
+        values = self.background + self.scale * _stretched(np.asarray(image, np.float64))
+        return np.where(self.valid, values, np.nan).astype(np.float32)
+
+
+def denoise_view(image: NDArray[np.floating]) -> DenoiseView:
+    """Bring a scan of any channel into units of its own relief.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` in any unit; NaN where missing.
+
+    Returns
+    -------
+    DenoiseView
+        Its image is zero everywhere for a constant scan.
+
+    Notes
+    -----
+    A level lattice loses a plane only. A map with steps or large hills is first turned so that the typical slope is none, then the
+    local level, a running median, is taken away as far as it lies beyond half the local relief: the corrugation of every terrace
+    fills the range. A network that changes nothing gives back the scan.
+    """
+    there = np.isfinite(image)
+    shape = image.shape
+    if not there.any():
+        return DenoiseView(np.zeros(shape, np.float32), there, np.zeros(shape), 1.0, 0.0)
+    middle = float(np.median(image[there]))
+    centred = np.where(there, np.asarray(image, np.float64) - middle, 0.0)
+    y, x = ((np.arange(n) - (n - 1) / 2) * _slope(centred, there, axis) for axis, n in enumerate(shape))
+    plane = np.add.outer(y, x)
+    flat = centred - plane
+    flat = _filled(flat - np.median(flat[there]), there)
+    # A relief at the rounding error of the values is a constant image.
+    rounding = 4 * float(np.finfo(np.float32).eps) * float(np.abs(image[there]).max())
+    least = max(rounding, float(np.finfo(np.float32).tiny))
+    level = sliding_median(flat.astype(np.float32), radius_px=LEVEL_RADIUS_PX).astype(np.float64)
+    limit = LEVEL_LIMIT * max(_relief(flat - level, there)[1], least)
+    flat -= level - np.clip(level, -limit, limit)
+    flat -= fit_plane(np.clip(flat, -4 * limit, 4 * limit).astype(np.float32))
+    offset, relief = _relief(flat, there)
+    scale = max(relief, least)
+    background = _filled(np.asarray(image, np.float64), there) - flat + offset
+    seen = _compressed((flat - offset) / scale)
+    return DenoiseView(seen, there, background, scale, white_noise(np.where(there, seen, np.nan)))
+
+
+def white_noise(image: NDArray[np.floating]) -> float:
+    """Standard deviation of the white noise of an image, from its finest diagonal detail; 0 where it is too small to tell.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` in any unit; non-finite pixels are left out.
+
+    Notes
+    -----
+    Fourth differences along both axes (second ones along an axis of 3 or 4 pixels, none along a shorter one) see a lattice
+    hardly at all where atoms are six or more pixels apart, nor steps, planes and offsets between lines. The median of
+    the absolute values, times 1.4826, is the standard deviation of normal noise (D. L. Donoho and I. M. Johnstone, Biometrika
+    81 (1994) 425).
+    """
+    rough: Precise = np.where(np.isfinite(image), image, np.nan).astype(np.float64)
+    gain = 1.0
+    for axis in (0, 1):
+        taps = next(one for one in DIFFERENCES if len(one) <= rough.shape[axis])
+        windows = np.lib.stride_tricks.sliding_window_view(rough, len(taps), axis=axis)
+        rough = windows @ np.asarray(taps)
+        gain *= float(np.linalg.norm(taps))
+    known = rough[np.isfinite(rough)]
+    if gain == 1.0 or not known.size:
+        return 0.0
+    return MAD_STD * float(np.median(np.abs(known))) / gain
+
+
+def _relief(values: Precise, there: NDArray[np.bool_]) -> tuple[float, float]:
+    """Middle and size of the range of the measured values, outliers left out."""
+    low, high = np.percentile(values[there], (BEYOND_PERCENT, 100 - BEYOND_PERCENT))
+    return float(low + high) / 2, float(high - low)
+
+
+def _slope(values: Precise, there: NDArray[np.bool_], axis: int) -> float:
+    """Typical difference of two pixels per pixel between them: the mean of the middle half; 0 where there are none."""
+    step = min(STEP_PX, values.shape[axis] - 1)
+    if step < 1:
+        return 0.0
+    after, before = np.moveaxis(values, axis, 0)[step:], np.moveaxis(values, axis, 0)[:-step]
+    both = np.moveaxis(there, axis, 0)
+    rise = (after - before)[both[step:] & both[:-step]]
+    if not rise.size:
+        return 0.0
+    first, last = rise.size // 4, (3 * rise.size - 1) // 4
+    middle: Precise = np.partition(rise, (first, last))[first : last + 1]
+    return float(np.mean(middle)) / step
+
+
+def _filled(values: Precise, there: NDArray[np.bool_]) -> Precise:
+    """Missing pixels take the value of the nearest measured one."""
+    if there.all():
+        return values
+    nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
+    filled: Precise = values[tuple(nearest)]
+    return filled
+
+
+def _compressed(values: NDArray[np.floating]) -> Image:
+    """Linear up to the limit, logarithmic beyond, smooth where they meet."""
+    beyond = np.maximum(np.abs(values) / LINEAR_LIMIT, 1.0)
+    within = np.clip(values, -LINEAR_LIMIT, LINEAR_LIMIT)
+    return np.asarray(within + LINEAR_LIMIT * np.sign(values) * np.log(beyond), np.float32)
+
+
+def _stretched(values: Precise) -> Precise:
+    """The inverse of `_compressed`."""
+    beyond = np.maximum(np.abs(values) / LINEAR_LIMIT - 1.0, 0.0)
+    within = np.clip(values, -LINEAR_LIMIT, LINEAR_LIMIT)
+    stretched: Precise = within + LINEAR_LIMIT * np.sign(values) * np.expm1(beyond)
+    return stretched
