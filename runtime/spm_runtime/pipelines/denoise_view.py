@@ -90,9 +90,9 @@ def denoise_view(image: NDArray[np.floating]) -> DenoiseView:
 
     Notes
     -----
-    A level lattice loses a plane only. A map with steps or large hills is first turned so that the typical slope is none, then the
-    local level, a running median, is taken away as far as it lies beyond half the local relief: the corrugation of every terrace
-    fills the range. A network that changes nothing gives back the scan.
+    A level lattice loses a plane only. A map with steps or large hills is first turned so that the typical slope is none, then
+    the local level, a running median, is taken away as far as it lies beyond half the local relief: the corrugation of every
+    terrace fills the range. A network that changes nothing gives back the scan.
     """
     there = np.isfinite(image)
     shape = image.shape
@@ -154,7 +154,7 @@ def _relief(values: Precise, there: NDArray[np.bool_]) -> tuple[float, float]:
 
 def _slope(values: Precise, there: NDArray[np.bool_], axis: int) -> float:
     """Typical difference of two pixels per pixel between them: the mean of the middle half; 0 where there are none."""
-    step = min(STEP_PX, values.shape[axis] - 1)
+    step: int = min(STEP_PX, values.shape[axis] - 1)
     if step < 1:
         return 0.0
     after, before = np.moveaxis(values, axis, 0)[step:], np.moveaxis(values, axis, 0)[:-step]
@@ -163,8 +163,7 @@ def _slope(values: Precise, there: NDArray[np.bool_], axis: int) -> float:
     if not rise.size:
         return 0.0
     first, last = rise.size // 4, (3 * rise.size - 1) // 4
-    middle: Precise = np.partition(rise, (first, last))[first : last + 1]
-    return float(np.mean(middle)) / step
+    return float(np.partition(rise, (first, last))[first : last + 1].mean()) / step
 
 
 def _filled(values: Precise, there: NDArray[np.bool_]) -> Precise:
