@@ -12,6 +12,7 @@ from spm_kernels import sliding_median
 
 __all__ = [
     "BACKGROUND_RADIUS_PX",
+    "fit_level",
     "fit_plane",
     "level_for_display",
     "level_for_network",
@@ -24,6 +25,13 @@ BACKGROUND_RADIUS_PX = 16
 
 #: Residuals beyond this many standard deviations are compressed: a tall adsorbate must not hide the atoms.
 SOFT_LIMIT = 4.0
+
+#: How far the local level may stray from the plane before `fit_level` takes the rest of it, in units of the local relief.
+LEVEL_LIMIT = 0.5
+#: Per cent of the pixels beyond each end of the local relief: the edges of steps among them.
+BEYOND_PERCENT = 2.0
+#: Distance over which slopes between pixels are measured, in pixels.
+STEP_PX = 4
 
 #: About so many pixels tell a typical height.
 MIDDLE_SAMPLES = 20_000
@@ -100,6 +108,56 @@ def fit_plane(image: NDArray[np.float32]) -> NDArray[np.float64]:
     moments = np.array([[rows @ y**2, mixed], [mixed, columns @ x**2]])
     slope = np.linalg.lstsq(moments, np.array([values.sum(axis=1) @ y, values.sum(axis=0) @ x]), rcond=None)[0]
     return np.asarray(slope[0] * y[:, None] + slope[1] * x + values.sum() / count)
+
+
+def fit_level(image: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The plane through a scan and, of a map with steps or large hills, the level of what is around each pixel.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` in any unit; NaN where missing.
+
+    Returns
+    -------
+    ``(H, W)`` float64 in the unit of the image.
+
+    Notes
+    -----
+    A level lattice loses a plane only. A map with steps or large hills is first turned so that the typical slope is none, then
+    the local level, a running median, is taken as far as it lies beyond half the local relief: the corrugation of every
+    terrace is then on one level. A median keeps the edge of a step sharp.
+    """
+    there = np.isfinite(image)
+    if not there.any():
+        return np.zeros(image.shape)
+    centred = np.where(there, np.asarray(image, np.float64) - np.median(image[there]), 0.0)
+    y, x = ((np.arange(n) - (n - 1) / 2) * _slope(centred, there, axis) for axis, n in enumerate(image.shape))
+    flat = centred - np.add.outer(y, x)
+    flat -= np.median(flat[there])
+    level = sliding_median(flat.astype(np.float32), radius_px=BACKGROUND_RADIUS_PX, valid=there)
+    level = np.where(np.isfinite(level), level, 0.0).astype(np.float64)
+    low, high = np.percentile((flat - level)[there], (BEYOND_PERCENT, 100 - BEYOND_PERCENT))
+    limit = LEVEL_LIMIT * float(high - low)
+    flat -= level - np.clip(level, -limit, limit)
+    # Outliers may not turn the plane.
+    flat -= fit_plane(np.where(there, np.clip(flat, -4 * limit, 4 * limit), np.nan).astype(np.float32))
+    whole: NDArray[np.float64] = np.where(there, image, np.median(image[there])) - flat
+    return whole
+
+
+def _slope(values: NDArray[np.float64], there: NDArray[np.bool_], axis: int) -> float:
+    """Typical difference of two pixels per pixel between them: the mean of the middle half; 0 where there are none."""
+    step: int = min(STEP_PX, values.shape[axis] - 1)
+    if step < 1:
+        return 0.0
+    after, before = np.moveaxis(values, axis, 0)[step:], np.moveaxis(values, axis, 0)[:-step]
+    both = np.moveaxis(there, axis, 0)
+    rise = (after - before)[both[step:] & both[:-step]]
+    if not rise.size:
+        return 0.0
+    first, last = rise.size // 4, (3 * rise.size - 1) // 4
+    return float(np.partition(rise, (first, last))[first : last + 1].mean()) / step
 
 
 def level_for_display(image: NDArray[np.float32], *, local: float = 0.5) -> NDArray[np.uint8]:

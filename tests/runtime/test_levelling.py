@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spm_runtime.levelling import fit_plane, level_for_display, level_for_network
+from spm_runtime.levelling import fit_level, fit_plane, level_for_display, level_for_network
 
 
 def lattice(shape=(96, 96), spacing=9.0):
@@ -17,6 +17,33 @@ def test_a_plane_is_found_and_missing_pixels_do_not_matter():
     holed = plane.copy()
     holed[3:9, 4:20] = np.nan
     assert fit_plane(holed) == pytest.approx(plane, abs=1e-3)
+
+
+def test_the_level_of_a_lattice_is_its_plane_whatever_stands_on_it():
+    y, x = np.mgrid[:96, :96]
+    tilted = lattice() + 0.4 * y - 0.1 * x + 7
+    level = fit_level(tilted)
+    assert level == pytest.approx(fit_plane(tilted.astype(np.float32)), abs=1e-4)
+    tilted[40, 50] += 1e4
+    assert fit_level(tilted)[:40] == pytest.approx(level[:40], abs=0.02)
+
+
+def test_every_terrace_is_its_own_level():
+    y, x = np.mgrid[:96, :192]
+    steps = 10 * (x // 64).astype(float)
+    scan = lattice((96, 192)) + steps + 0.05 * y
+    scan[20:40, 100:] = np.nan
+    flat = scan - fit_level(scan)
+    terraces = [np.nanmean(flat[:, n + 16 : n + 48]) for n in (0, 64, 128)]
+    assert np.ptp(terraces) < 0.5 * 4  # half of the corrugation may be left of a step
+    assert np.nanmax(np.abs(flat)) < 6  # the edge itself is sharp
+    assert np.nanmax(np.abs(scan - fit_plane(scan.astype(np.float32)))) > 6
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, 3e-6])
+def test_the_level_of_a_constant_image(value):
+    level = fit_level(np.full((20, 30), value, np.float32))
+    assert level == pytest.approx(np.nan_to_num(value), rel=1e-6)
 
 
 @settings(deadline=None, max_examples=20)

@@ -11,20 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from spm_kernels import sliding_median
-from spm_runtime.levelling import fit_plane
+from spm_runtime.levelling import fit_level
 
 __all__ = ["DenoiseView", "denoise_view", "white_noise"]
 
 Image = NDArray[np.float32]
 Precise = NDArray[np.float64]
 
-#: Distance over which slopes are measured, in pixels.
-STEP_PX = 4
-#: Radius of the window over which the local level is measured, in pixels: some periods of a lattice.
-LEVEL_RADIUS_PX = 16
-#: How far the local level may stray from the plane before the rest of it is taken away, in units of the local relief.
-LEVEL_LIMIT = 0.5
 #: Per cent of the pixels beyond each end of the relief: the edges of steps among them.
 BEYOND_PERCENT = 2.0
 #: The view is linear up to this, in units of the relief, and logarithmic beyond.
@@ -90,31 +83,25 @@ def denoise_view(image: NDArray[np.floating]) -> DenoiseView:
 
     Notes
     -----
-    A level lattice loses a plane only. A map with steps or large hills is first turned so that the typical slope is none, then
-    the local level, a running median, is taken away as far as it lies beyond half the local relief: the corrugation of every
-    terrace fills the range. A network that changes nothing gives back the scan.
+    What is taken away is `spm_runtime.levelling.fit_level`: of a level lattice a plane, of terraces their levels too, so that the
+    corrugation fills the range. A network that changes nothing gives back the scan.
     """
     there = np.isfinite(image)
     shape = image.shape
     if not there.any():
         return DenoiseView(np.zeros(shape, np.float32), there, np.zeros(shape), 1.0, 0.0)
-    middle = float(np.median(image[there]))
-    centred = np.where(there, np.asarray(image, np.float64) - middle, 0.0)
-    y, x = ((np.arange(n) - (n - 1) / 2) * _slope(centred, there, axis) for axis, n in enumerate(shape))
-    plane = np.add.outer(y, x)
-    flat = centred - plane
-    flat = _filled(flat - np.median(flat[there]), there)
+    background = fit_level(image)
+    flat = np.asarray(image, np.float64) - background
+    low, high = np.percentile(flat[there], (BEYOND_PERCENT, 100 - BEYOND_PERCENT))
     # A relief at the rounding error of the values is a constant image.
     rounding = 4 * float(np.finfo(np.float32).eps) * float(np.abs(image[there]).max())
-    least = max(rounding, float(np.finfo(np.float32).tiny))
-    level = sliding_median(flat.astype(np.float32), radius_px=LEVEL_RADIUS_PX).astype(np.float64)
-    limit = LEVEL_LIMIT * max(_relief(flat - level, there)[1], least)
-    flat -= level - np.clip(level, -limit, limit)
-    flat -= fit_plane(np.clip(flat, -4 * limit, 4 * limit).astype(np.float32))
-    offset, relief = _relief(flat, there)
-    scale = max(relief, least)
-    background = _filled(np.asarray(image, np.float64), there) - flat + offset
-    seen = _compressed((flat - offset) / scale)
+    scale = max(float(high - low), rounding, float(np.finfo(np.float32).tiny))
+    background += float(low + high) / 2
+    flat -= float(low + high) / 2
+    if not there.all():
+        nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
+        flat = flat[tuple(nearest)]
+    seen = _compressed(flat / scale)
     return DenoiseView(seen, there, background, scale, white_noise(np.where(there, seen, np.nan)))
 
 
@@ -144,35 +131,6 @@ def white_noise(image: NDArray[np.floating]) -> float:
     if gain == 1.0 or not known.size:
         return 0.0
     return MAD_STD * float(np.median(np.abs(known))) / gain
-
-
-def _relief(values: Precise, there: NDArray[np.bool_]) -> tuple[float, float]:
-    """Middle and size of the range of the measured values, outliers left out."""
-    low, high = np.percentile(values[there], (BEYOND_PERCENT, 100 - BEYOND_PERCENT))
-    return float(low + high) / 2, float(high - low)
-
-
-def _slope(values: Precise, there: NDArray[np.bool_], axis: int) -> float:
-    """Typical difference of two pixels per pixel between them: the mean of the middle half; 0 where there are none."""
-    step: int = min(STEP_PX, values.shape[axis] - 1)
-    if step < 1:
-        return 0.0
-    after, before = np.moveaxis(values, axis, 0)[step:], np.moveaxis(values, axis, 0)[:-step]
-    both = np.moveaxis(there, axis, 0)
-    rise = (after - before)[both[step:] & both[:-step]]
-    if not rise.size:
-        return 0.0
-    first, last = rise.size // 4, (3 * rise.size - 1) // 4
-    return float(np.partition(rise, (first, last))[first : last + 1].mean()) / step
-
-
-def _filled(values: Precise, there: NDArray[np.bool_]) -> Precise:
-    """Missing pixels take the value of the nearest measured one."""
-    if there.all():
-        return values
-    nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
-    filled: Precise = values[tuple(nearest)]
-    return filled
 
 
 def _compressed(values: NDArray[np.floating]) -> Image:
