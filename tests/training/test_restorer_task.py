@@ -11,18 +11,19 @@ from torch.nn import functional
 
 from spm_kernels import dilate, erode
 from spm_runtime.errors import ParameterError
-from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX, surroundings, tip_heights
+from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX, surroundings, tip_heights, visible_tip
 from spm_runtime.pipelines.tip_candidates import FACTORS, chosen_factor
 from spm_training.data import Split
 from spm_training.fit import fit
 from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH
 from spm_training.networks.restorer import RestorerNet
-from spm_training.networks.tip import CODE_WIDTH, TipNet, correlated, packed
+from spm_training.networks.tip import CODE_WIDTH, TipNet, TipOutput, correlated, packed
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.tips import FAMILIES
 from spm_training.tasks import task_of
-from spm_training.tasks.tip_scenes import JudgeSamples, ScanCrops, ScanSample, TipSamples, _view
+from spm_training.tasks.tip import TipTask
+from spm_training.tasks.tip_scenes import JudgeSamples, ScanCrops, ScanSample, TipBatch, TipSamples, _view
 from spm_training.tip_estimate import TipEstimator, digest_of
 
 
@@ -168,6 +169,26 @@ class TestNetworks:
         assert found.visible.shape == (2, 1, TIP_PX, TIP_PX)
         assert found.families.shape == (2, len(FAMILIES))
         torch.testing.assert_close(found.code[:, : len(FAMILIES)].sum(1), torch.ones(2))
+
+    def test_second_apexes_are_counted_where_they_are(self) -> None:
+        """Two tips with a second apex, one found a pixel off, and one without, for which one is invented."""
+        task = task_of(load_recipe("tip", smoke=True))
+        assert isinstance(task, TipTask)
+        y, x = np.mgrid[-30:31, -30:31]
+        single = (-0.03 * (y**2 + x**2)).astype(np.float32)
+        double = np.maximum(single, np.roll(single, (-9, 5), (0, 1)) - 0.4)
+        visible = torch.from_numpy(np.stack([visible_tip(tip, 1.0) for tip in (double, double, single)]))[:, None]
+        batch = TipBatch(torch.zeros(3), visible, torch.tensor([1, 1, 0]))
+        second = torch.zeros_like(visible)
+        for number, (row, column) in enumerate([(22, 35), (30, 30), (12, 12)]):
+            second[number, 0, row, column] = 20.0
+        output = TipOutput(visible.logit(), second, torch.zeros(3, len(FAMILIES)), torch.zeros(3, CODE_WIDTH))
+        figures = task.validation_metrics(task.validation_sums(output, batch))
+        assert (figures["second_found"], figures["second_invented"]) == (0.5, 1.0)
+        second[:2, 0] = 0
+        second[:2, 0, 21, 35] = 20.0
+        second[2, 0, 12, 12], second[2, 0, 30, 30] = 0, 20.0
+        assert float(task.loss(output, batch)["second"]) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_restorer_learns(tip_run: RunFolder, tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ class TipOutput(NamedTuple):
     visible
         ``(B, 1, TIP_PX, TIP_PX)`` logit of `spm_runtime.pipelines.relief.visible_tip`; of a point-spread function over its peak
         where the image is blurred instead.
+    second
+        ``(B, 1, TIP_PX, TIP_PX)``: its softmax over the pixels is the probability that the second apex lies there; in the middle,
+        that there is none.
     families
         ``(B, len(FAMILIES))`` logits of the kinds of corruption.
     code
@@ -43,6 +46,7 @@ class TipOutput(NamedTuple):
     """
 
     visible: Tensor
+    second: Tensor
     families: Tensor
     code: Tensor
 
@@ -59,7 +63,8 @@ class TipNet(UNet):
 
     A small U-Net on half of the resolution marks points (where an apex may have touched) and values (what lies around them);
     their correlation is the mean surroundings of the points, one map for each pair of features. Correlated features that lead
-    to a kernel are an idea of C. J. Schuler et al., Learning to deblur, IEEE Trans. Pattern Anal. 38 (2016) 1439.
+    to a kernel are an idea of C. J. Schuler et al., Learning to deblur, IEEE Trans. Pattern Anal. 38 (2016) 1439. Another one
+    looks for a second apex; the network that draws the tip sees where it may be.
 
     Parameters
     ----------
@@ -70,8 +75,10 @@ class TipNet(UNet):
     """
 
     def __init__(self, base_width: int = 24, depth: int = 4, *, pairs: int = 16) -> None:
-        super().__init__(base_width, depth, channels_in=len(EVIDENCE) + 2 + pairs)
+        super().__init__(base_width, depth, channels_in=len(EVIDENCE) + 2 + pairs + 1)
         self.pairs = pairs
+        self.search = UNet(16, 2, channels_in=len(EVIDENCE) + 2 + pairs)
+        self.apex = nn.Conv2d(16, 1, 1)
         self.seen = UNet(16, 2, channels_in=2 * _COARSE**2)
         self.marks = nn.Conv2d(16, 2 * pairs, 1)
         self.head = nn.Conv2d(base_width, 1, 3, padding=1)
@@ -134,13 +141,17 @@ class TipNet(UNet):
         evidence, around, means = told[:, : len(EVIDENCE)], told[:, len(EVIDENCE) : means_at], told[:, means_at:]
         rim = PACKED_PX - TIP_PX
         whole = torch.cat((evidence, self.place.expand(told.shape[0], -1, -1, -1), around), dim=1)
-        decoded, bottleneck = self.features(functional.pad(whole, (0, rim, 0, rim), mode="replicate"))
+        whole = functional.pad(whole, (0, rim, 0, rim), mode="replicate")
+        second = self.apex(self.search.features(whole)[0])[..., :TIP_PX, :TIP_PX].float()
+        likely = second.flatten(1).softmax(dim=1).reshape(second.shape)
+        seen = functional.pad((likely + 1e-6).sqrt(), (0, rim, 0, rim))
+        decoded, bottleneck = self.features(torch.cat((whole, seen), dim=1))
         visible = self.head(decoded)[..., :TIP_PX, :TIP_PX].float()
         pooled = torch.cat((bottleneck.mean(dim=(2, 3)) + bottleneck.amax(dim=(2, 3)), means[:, :, 0, 0]), dim=1)
         families = self.kind(pooled).float()
         blocks = functional.avg_pool2d(functional.pad(visible.sigmoid(), (0, rim, 0, rim)), _BLOCK)
         numbers = evidence[:, -_NUMBERS:, 0, 0].float()
-        return TipOutput(visible, families, torch.cat((families.softmax(1), numbers, blocks.flatten(1)), dim=1))
+        return TipOutput(visible, second, families, torch.cat((families.softmax(1), numbers, blocks.flatten(1)), dim=1))
 
 
 def correlated(points: Tensor, values: Tensor) -> Tensor:
