@@ -32,6 +32,10 @@ TINY_NETWORKS = {
     "tip-model-1": SCANS,
     "tip-model-2": SCANS,
     "tip-model-3": SCANS,
+    "denoise": (*UNET, "lattices.image_px=32", "data.pool=4"),
+    "cae-a": ("data.pool=2",),
+    "cae-b": ("data.pool=2",),
+    "cae-twin": ("data.pool=2",),
 }
 
 

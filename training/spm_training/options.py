@@ -5,9 +5,29 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from spm_training.network_options import (
+    Ae1NetworkOptions,
+    Ae2NetworkOptions,
+    AtomidNetworkOptions,
+    AtomsNetworkOptions,
+    CaeNetworkOptions,
+    Count,
+    DenoiserNetworkOptions,
+    FinderNetworkOptions,
+    Fraction,
+    JudgeNetworkOptions,
+    NetworkOptions,
+    Options,
+    Positive,
+    RestorerNetworkOptions,
+    ScaleNetworkOptions,
+    TipModelOptions,
+    TipNetworkOptions,
+)
 from spm_training.simulate.columns import FAMILIES
+from spm_training.simulate.stm_lattices import LATTICES
 from spm_training.simulate.surfaces import FAMILIES as SURFACE_FAMILIES
 
 __all__ = [
@@ -15,12 +35,15 @@ __all__ = [
     "Ae2NetworkOptions",
     "AtomidNetworkOptions",
     "AtomsNetworkOptions",
+    "CaeNetworkOptions",
     "CardOptions",
     "CosineOptions",
     "DataOptions",
+    "DenoiserNetworkOptions",
     "EarlyStoppingOptions",
     "FinderNetworkOptions",
     "JudgeNetworkOptions",
+    "LatticeImageOptions",
     "LossOptions",
     "NetworkOptions",
     "OptimiserOptions",
@@ -41,169 +64,7 @@ __all__ = [
     "TrainingOptions",
 ]
 
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Options(BaseModel):
-    """A table: frozen, and strict about its keys."""
-
-    # extra="forbid": a misspelt key is an error, never ignored. strict=False lets 1 stand for 1.0.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-
-class AtomsNetworkOptions(Options):
-    """Options of `spm_training.networks.atoms.AtomsNet`."""
-
-    kind: Literal["atoms"] = "atoms"
-    base_width: Count = 16
-    depth: Annotated[int, Field(ge=1, le=6)] = 4
-
-    @property
-    def stride(self) -> int:
-        """Height and width of a crop are multiples of it."""
-        return 1 << self.depth
-
-
-class AtomidNetworkOptions(Options):
-    """Options of `spm_training.networks.atomid.AtomidNet`; the defaults are the paper's."""
-
-    kind: Literal["atomid"] = "atomid"
-    base_width: Count = 32
-    depth: Annotated[int, Field(ge=1, le=6)] = 4
-
-    @property
-    def stride(self) -> int:
-        """Height and width of a crop are multiples of it."""
-        return 1 << self.depth
-
-
-class ScaleNetworkOptions(Options):
-    """Options of `spm_training.networks.scale.ScaleNet`."""
-
-    kind: Literal["scale"] = "scale"
-    width: Count = 24
-
-    @property
-    def stride(self) -> int:
-        """It sees spectra: crops may have any size."""
-        return 1
-
-
-class FinderNetworkOptions(Options):
-    """Options of `spm_training.networks.finder.FinderNet`."""
-
-    kind: Literal["finder"] = "finder"
-    #: What it sees, in this order: names out of `spm_runtime.pipelines.surface.FINDER_CHANNELS`.
-    channels: tuple[Literal["fine", "coarse", "spread", "pixel"], ...] = ("fine", "coarse", "spread", "pixel")
-    base_width: Count = 16
-    depth: Annotated[int, Field(ge=1, le=6)] = 4
-
-    @property
-    def stride(self) -> int:
-        """Height and width of a crop are multiples of it."""
-        return 1 << self.depth
-
-
-class Ae1NetworkOptions(Options):
-    """Options of `spm_training.networks.ae1.Ae1`; sizes are the report's, the rate of the dropouts is not printed."""
-
-    kind: Literal["ae1"] = "ae1"
-    latent: Count = 32
-    #: The encoder sees the pixels around a window; false pads with zeros, as printed.
-    context: bool = True
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    #: Batch norms learn their means and variances; false keeps those of the run that this one begins with.
-    batch_statistics: bool = True
-
-    @property
-    def stride(self) -> int:
-        """Crops are cut into windows of this side."""
-        return 32
-
-
-class Ae2NetworkOptions(Options):
-    """Options of `spm_training.networks.ae2.Ae2`; sizes are the report's, the rate of the dropouts is not printed."""
-
-    kind: Literal["ae2"] = "ae2"
-    latent: Count = 8
-    hidden: Count = 256
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-    @property
-    def stride(self) -> int:
-        """It sees one window of this side."""
-        return 32
-
-
-class TipNetworkOptions(Options):
-    """Options of `spm_training.networks.tip.TipNet`."""
-
-    kind: Literal["tip"] = "tip"
-    base_width: Count = 24
-    depth: Annotated[int, Field(ge=1, le=5)] = 4
-
-    @property
-    def stride(self) -> int:
-        """It sees maps of the tip's size: crops may have any size."""
-        return 1
-
-
-class JudgeNetworkOptions(Options):
-    """Options of `spm_training.networks.judge.JudgeNet`."""
-
-    kind: Literal["judge"] = "judge"
-    hidden: Count = 192
-    members: Count = 4
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-
-    @property
-    def stride(self) -> int:
-        """It sees numbers: crops may have any size."""
-        return 1
-
-
-class RestorerNetworkOptions(Options):
-    """Options of `spm_training.networks.restorer.RestorerNet`."""
-
-    kind: Literal["restorer"] = "restorer"
-    base_width: Count = 32
-    depth: Annotated[int, Field(ge=1, le=5)] = 3
-    #: It sees what trained networks say of the tip (`TipSceneOptions.tip_run` and `judge_run`); false sees the image alone.
-    with_tip: bool = False
-
-    @property
-    def stride(self) -> int:
-        """Height and width of a crop are multiples of it: the network works on half of the resolution."""
-        return 2 << self.depth
-
-
-class TipModelOptions(Options):
-    """The hackathon's models 1, 2 and 3 (`spm_training.networks.tip_models`), whose sizes are fixed."""
-
-    kind: Literal["tip1", "tip2", "tip3"] = "tip1"
-
-    @property
-    def stride(self) -> int:
-        """Height and width of a crop are multiples of it."""
-        return 16
-
-
-#: A network by its ``kind``; `spm_training.tasks` has a task for each.
-NetworkOptions = Annotated[
-    AtomsNetworkOptions
-    | AtomidNetworkOptions
-    | ScaleNetworkOptions
-    | FinderNetworkOptions
-    | Ae1NetworkOptions
-    | Ae2NetworkOptions
-    | TipNetworkOptions
-    | JudgeNetworkOptions
-    | RestorerNetworkOptions
-    | TipModelOptions,
-    Field(discriminator="kind"),
-]
+Range = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
 class SimulatorOptions(Options):
@@ -276,6 +137,39 @@ class TipSceneOptions(Options):
     judge_run: str = ""
 
 
+class LatticeImageOptions(Options):
+    """Images of lattices (`spm_training.simulate.stm_lattices`) that networks learn to denoise; no lattice named means all."""
+
+    names: tuple[str, ...] = ()
+    #: Side of a simulated image. Each is scaled as a whole; crops and patches are cut from it.
+    image_px: Annotated[int, Field(ge=32)] = 256
+    #: Smallest and largest factor on the lattice's printed pixels per lattice unit; drawn log-uniformly, as all ranges here.
+    spread_factor: Range = (1.0, 1.0)
+    #: Strengths of the noise as in `spm_training.simulate.stm_lattices.Noise`, each drawn on its own; two zeros are none.
+    thermal: Range = (0.03, 0.5)
+    shot: Range = (0.03, 0.3)
+    striation: Range = (0.015, 0.2)
+    #: Largest share of vacancies and of adatoms among the sites; each share is drawn evenly from 0 to it.
+    vacancies_max: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    adatoms_max: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    #: Patches of each image that patch autoencoders learn from: out of those at every fourth pixel while there are enough of
+    #: them, anywhere beyond. Source: USC report, sections 4.2 and 4.3.
+    patches: Count = 3000
+    #: What a network is to answer: the image without its noise, or, as the USC report does, the image itself.
+    target: Literal["clean", "noisy"] = "clean"
+
+    @pydantic.model_validator(mode="after")
+    def _sensible(self) -> LatticeImageOptions:
+        unknown = sorted(set(self.names) - set(LATTICES))
+        if unknown:
+            raise ValueError(f"unknown lattices {unknown}; expected some of {list(LATTICES)}")
+        for name in ("spread_factor", "thermal", "shot", "striation"):
+            low, high = getattr(self, name)
+            if not (0 < low <= high or (low == high == 0 and name != "spread_factor")):
+                raise ValueError(f"{name} {low:g} to {high:g}; expected an ascending range above 0")
+        return self
+
+
 class TargetOptions(Options):
     """The confidence map that the network learns: Gaussians of peak 1 at the columns."""
 
@@ -307,6 +201,10 @@ class LossOptions(Options):
     #: Errors count in units of the error of the scan as it was plus this height (in units of its relief), so that every scan
     #: matters alike; 0 counts them in units of the relief.
     relative_floor: Annotated[float, Field(ge=0)] = 0.0
+    #: What the network with two decoders learns beside the image without noise: the patch moved so that its nearest atom is in
+    #: the middle, and how far in pixels that is.
+    centred_weight: Annotated[float, Field(ge=0)] = 0.0
+    offset_weight: Annotated[float, Field(ge=0)] = 0.0
     #: Clusters of an earlier run, as `spm_training.clusters.Clusters` writes them.
     clusters_file: str = ""
 

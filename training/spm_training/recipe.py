@@ -27,12 +27,15 @@ from spm_training.options import (
     Ae2NetworkOptions,
     AtomidNetworkOptions,
     AtomsNetworkOptions,
+    CaeNetworkOptions,
     CardOptions,
     CosineOptions,
     DataOptions,
+    DenoiserNetworkOptions,
     EarlyStoppingOptions,
     FinderNetworkOptions,
     JudgeNetworkOptions,
+    LatticeImageOptions,
     LossOptions,
     NetworkOptions,
     OptimiserOptions,
@@ -58,10 +61,13 @@ __all__ = [
     "Ae2NetworkOptions",
     "AtomidNetworkOptions",
     "AtomsNetworkOptions",
+    "CaeNetworkOptions",
     "CosineOptions",
     "DataOptions",
+    "DenoiserNetworkOptions",
     "FinderNetworkOptions",
     "JudgeNetworkOptions",
+    "LatticeImageOptions",
     "PlateauOptions",
     "Recipe",
     "RestorerNetworkOptions",
@@ -90,8 +96,8 @@ class Recipe(Options):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
     #: What the exported network does: finds atoms, or the scale of an image for a network that finds atoms; or defects; or
-    #: restores surfaces.
-    task: Literal["atoms", "scale", "defects", "restore"]
+    #: restores surfaces; or takes noise away.
+    task: Literal["atoms", "scale", "defects", "restore", "denoise"]
     title: str
     #: Where the data come from, for `spm-train list`.
     data_source: str
@@ -101,6 +107,7 @@ class Recipe(Options):
     simulator: SimulatorOptions = SimulatorOptions()
     surfaces: SurfaceOptions = SurfaceOptions()
     tips: TipSceneOptions = TipSceneOptions()
+    lattices: LatticeImageOptions = LatticeImageOptions()
     target: TargetOptions = TargetOptions()
     loss: LossOptions = LossOptions()
     data: DataOptions = DataOptions()
@@ -138,6 +145,12 @@ class Recipe(Options):
             self.network.with_tip == bool(tips.tip_run) == bool(tips.judge_run)
         ):
             raise ValueError("network.with_tip, tips.tip_run and tips.judge_run need one another")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _crop_fits_the_lattice(self) -> Recipe:
+        if self.network.kind == "denoiser" and self.lattices.image_px < self.data.crop_px:
+            raise ValueError(f"lattices.image_px {self.lattices.image_px} is below data.crop_px {self.data.crop_px}")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -29,10 +29,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LATENT", "CaeA", "CaeB", "Scaled", "scaled"]
+__all__ = [
+    "LATENT",
+    "VIEW_REACH",
+    "CaeA",
+    "CaeB",
+    "CaeTwin",
+    "PatchDenoiser",
+    "PatchOutput",
+    "Scaled",
+    "TwinOutput",
+    "scaled",
+]
 
 #: Size of the latent space. Source: USC report, section 4.1.
 LATENT = 10
+
+
+#: Values of a `spm_runtime.pipelines.denoise_view.DenoiseView` that become the ends of a network's range: the view is linear that
+#: far, and an image with white noise just reaches it.
+VIEW_REACH = 1.0
 
 
 class Scaled(NamedTuple):
@@ -170,3 +186,92 @@ class CaeB(nn.Module):
     def forward(self, patch: Tensor) -> Tensor:
         """``(B, 1, 16, 16)`` → the same shape."""
         return self.decode(self.encode(patch))
+
+
+class PatchOutput(NamedTuple):
+    """What a patch autoencoder says of patches.
+
+    Parameters
+    ----------
+    denoised
+        ``(B, 1, P, P)`` in the units of the input.
+    latent
+        ``(B, 10)``.
+    """
+
+    denoised: Tensor
+    latent: Tensor
+
+
+class TwinOutput(NamedTuple):
+    """What the network with two decoders says of patches.
+
+    Parameters
+    ----------
+    denoised, latent
+        As in `PatchOutput`.
+    centred
+        ``(B, 1, P, P)`` the patch without noise, moved so that its nearest atom is in the middle.
+    offset_yx_px
+        ``(B, 2)`` from the middle of the patch to that atom.
+    """
+
+    denoised: Tensor
+    latent: Tensor
+    centred: Tensor
+    offset_yx_px: Tensor
+
+
+class CaeTwin(CaeA):
+    """`CaeA` with a second decoder, which moves the nearest atom into the middle of the patch, and says how far it did.
+
+    Source: USC report, section 4.6 (two decoders on one encoder); the offset is ours.
+
+    Notes
+    -----
+    A centred patch does not say where it came from: the offset takes two layers of its own from the latent numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centring = CaeA().decoder
+        self.offset = nn.Sequential(nn.Linear(LATENT, 64), nn.ReLU(inplace=True), nn.Linear(64, 2))
+
+    def centre(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, 10)`` → the centred patch ``(B, 1, 17, 17)`` and the offset ``(B, 2)`` in pixels."""
+        return self.centring(latent), self.offset(latent)
+
+
+class PatchDenoiser(nn.Module):
+    """A patch autoencoder that takes and gives patches of a `spm_runtime.pipelines.denoise_view.DenoiseView`.
+
+    Parameters
+    ----------
+    network
+        Autoencoder, with one decoder or two; ±`VIEW_REACH` of the view are the ends of its range.
+
+    Notes
+    -----
+    The report scales every image by its own extremes, which are two pixels. A view is scaled by percentiles, to about the same
+    range, and nothing is clipped. `CaeA` takes it as it is; squared errors of `CaeB` on its own range are a quarter of these.
+    """
+
+    def __init__(self, network: CaeA | CaeB) -> None:
+        super().__init__()
+        self.network = network
+        self.side_px: int = network.SIDE_PX
+        low, high = network.RANGE
+        self.gain = (high - low) / (2 * VIEW_REACH)
+        self.middle = (low + high) / 2
+
+    def forward(self, patch: Tensor) -> PatchOutput | TwinOutput:
+        """``(B, 1, P, P)`` → what is said of each patch."""
+        latent = self.network.encode(patch * self.gain + self.middle)
+        denoised = self._in_view(self.network.decode(latent))
+        if not isinstance(self.network, CaeTwin):
+            return PatchOutput(denoised, latent.float())
+        centred, offset = self.network.centre(latent)
+        return TwinOutput(denoised, latent.float(), self._in_view(centred), offset.float())
+
+    def _in_view(self, patch: Tensor) -> Tensor:
+        return (patch.float() - self.middle) / self.gain

@@ -12,6 +12,7 @@ from spm_training.recipe import Recipe
 from spm_training.tasks._task import Batch, Task, stacked
 from spm_training.tasks.atomid import AtomidTask
 from spm_training.tasks.atoms import AtomsTask
+from spm_training.tasks.denoise import CaeTask, DenoiserTask
 from spm_training.tasks.finder import FinderTask
 from spm_training.tasks.judge import JudgeTask
 from spm_training.tasks.patches import Ae1Task, Ae2Task
@@ -34,6 +35,10 @@ _TASKS: dict[str, type[Task[Any, Any]]] = {
     "tip1": RestorerTask,
     "tip2": RestorerTask,
     "tip3": RestorerTask,
+    "denoiser": DenoiserTask,
+    "cae-a": CaeTask,
+    "cae-b": CaeTask,
+    "cae-twin": CaeTask,
 }
 
 
