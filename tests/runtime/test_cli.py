@@ -88,7 +88,7 @@ def test_pixel_size_and_parameters_reach_the_result(scans, tmp_path):
         (["--param", "filter_lower_bound"], 2, "NAME=VALUE"),
         (["--param", "filter_lower_bound=high"], 2, "not a number"),
         (["--param", "filter_lower_bound=7"], 2, "out of range"),
-        (["--task", "denoise"], 2, "denoise"),
+        (["--task", "strain"], 2, "strain"),
         (["--model", "nonsense"], 3, "nonsense"),
         (["--device", "cpu", "--require-gpu"], 3, "GPU"),
     ],

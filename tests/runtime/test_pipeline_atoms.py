@@ -177,7 +177,7 @@ def test_the_stated_standard_deviation_is_honest_at_every_scale(spacing):
 
 def test_wrong_tasks_and_models_are_refused():
     scan = Scan(np.zeros((32, 32)))
-    with pytest.raises(ParameterError, match="'denoise' is not available"):
-        analyse(scan, "denoise")
+    with pytest.raises(ParameterError, match="'strain' is not available"):
+        analyse(scan, "strain")
     with pytest.raises(ModelError, match="no package"):
         analyse(scan, "atoms", model="nonsense")

@@ -12,6 +12,7 @@ from spm_runtime.methods import BuiltInMethod
 from spm_runtime.models import ModelPackage, default_model, find_model, list_models
 from spm_runtime.pipelines.atoms import find_atoms
 from spm_runtime.pipelines.defects import find_defects
+from spm_runtime.pipelines.denoise import denoise_scan
 from spm_runtime.pipelines.restore import restore_surface
 from spm_runtime.pipelines.tip_classical import CLASSICAL
 from spm_runtime.results import Result, Task
@@ -22,7 +23,7 @@ __all__ = ["BUILT_IN", "PIPELINES", "analyse", "find_method", "prepare"]
 
 #: The tasks that this version can do, with a model package.
 PIPELINES: Mapping[Task, Callable[[Scan, ModelPackage, Session, Mapping[str, float]], Result]] = MappingProxyType(
-    {"atoms": find_atoms, "defects": find_defects, "restore": restore_surface}
+    {"atoms": find_atoms, "defects": find_defects, "restore": restore_surface, "denoise": denoise_scan}
 )
 
 #: Methods without a model package, by name. No package is found by one of these names.
@@ -94,7 +95,7 @@ def analyse(
     scan
         As `spm_runtime.open` returns it.
     task
-        ``atoms``, ``defects`` or ``restore``.
+        ``atoms``, ``defects``, ``restore`` or ``denoise``.
     model
         Name or folder of a model package; the one named after the task when None. ``classical`` restores without a network.
     device

@@ -206,7 +206,7 @@ def test_a_modality_whose_task_this_version_cannot_do_is_skipped(tmp_path, save_
 @pytest.mark.parametrize(
     ("facts", "word"),
     [
-        ({"tasks": ("denoise",)}, "denoise"), ({"tasks": ("magic",)}, "magic"), ({"pixel_size_nm": -1.0}, "pixel"),
+        ({"tasks": ("strain",)}, "strain"), ({"tasks": ("magic",)}, "magic"), ({"pixel_size_nm": -1.0}, "pixel"),
         ({"pixel_size_nm": float("nan")}, "pixel"), ({"jobs": 0}, "jobs"),
     ],
 )  # fmt: skip
