@@ -156,6 +156,9 @@ def _card(row: Mapping[str, str]) -> str:
         found += f" · tip radius {float(row['tip_radius_nm']):.3g} nm"
     if row["rms_change_nm"]:
         found += f" · changed by {float(row['rms_change_nm']):.3g} nm rms"
+    for name, words in (("noise_before", "white noise"), ("taken_away_rms", "taken away")):
+        if row[name]:
+            found += f" · {words} {100 * float(row[name]):.2f} % of the relief"
     if row["spacing_nm"] or row["spacing_px"]:
         spacing, unit = (row["spacing_nm"], "nm") if row["spacing_nm"] else (row["spacing_px"], "px")
         found += f" · spacing {float(spacing):.3g} {unit}"

@@ -1,4 +1,4 @@
-"""``overlay.png``: the levelled scan with everything that was found marked in it, and beside it the restored surface."""
+"""``overlay.png``: the levelled scan with everything that was found marked in it, and beside it what it was made into."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spm_runtime.results._marks import (
     draw_steps,
     legend_rows,
 )
-from spm_runtime.results._panels import SurfacePanels, picture_of, side_by_side, surface_panels
+from spm_runtime.results._panels import Panels, panels_of, picture_of, side_by_side
 from spm_runtime.results._result import Atoms, Result
 from spm_runtime.scan import Scan
 
@@ -59,7 +59,8 @@ def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Ima
     there are defects too; a box around every defect in the colour of its class; steps as thin lines; missing parts hatched in
     blue; a scale bar when the scan is calibrated; below it the classes with their colours and numbers, the title, what was
     found and the first warning. Of a restored surface three panels: the scan, with all marks, and the surface on one scale of
-    heights, then the surface with what is not known in colour, and the tip in a corner.
+    heights, then the surface with what is not known in colour, and the tip in a corner. Of a denoised image three panels too:
+    before, after, and what was taken away. Where there are both, the panels are those of the first result.
 
     Parameters
     ----------
@@ -75,13 +76,13 @@ def draw_overlay(scan: Scan, results: Sequence[Result], title: str) -> Image.Ima
     Image.Image
         RGB, at least `MIN_WIDTH_PX` wide unless the scan is very tall.
     """
-    panels = next((found for result in results if (found := surface_panels(scan, result)) is not None), None)
+    panels = next((found for result in results if (found := panels_of(scan, result)) is not None), None)
     zoom = (
         _zoom(scan.shape, MIN_WIDTH_PX, MAX_SIDE_PX)
         if panels is None
         else _zoom(scan.shape, MIN_PANEL_PX, MAX_PANEL_PX)
     )
-    picture = picture_of(level_for_display(scan.image) if panels is None else panels.before, scan.valid, zoom)
+    picture = picture_of(level_for_display(scan.image) if panels is None else panels.greys[0], scan.valid, zoom)
     count = 1 if panels is None else len(panels.names)
     unit = max(1, round(count * picture.shape[1] / SUITED_PX))
     steps = [layer.data for result in results for layer in result.maps if layer.name == STEPS]
@@ -112,8 +113,8 @@ def _zoom(shape: tuple[int, int], min_width: int, max_side: int) -> float:
     return float(max(1, min(math.ceil(min_width / width), max_side // max(height, width))))
 
 
-def _with_panels(first: Image.Image, panels: SurfacePanels, scan: Scan, zoom: float, unit: int) -> Image.Image:
-    """The panels of a restored surface beside the scan, each with its name."""
+def _with_panels(first: Image.Image, panels: Panels, scan: Scan, zoom: float, unit: int) -> Image.Image:
+    """The other panels beside the scan, each with its name."""
     gap = 8 * unit
     image = Image.fromarray(side_by_side(np.asarray(first), panels, scan.valid, zoom, gap))
     pen = ImageDraw.Draw(image)
@@ -278,6 +279,7 @@ def _summary(results: Sequence[Result]) -> str:
             *counts,
             *spacings,
             *_of_surface(results),
+            *_of_noise(results),
             *(f"{result.model.name}@{result.model.version}" for result in results),
         ]
     )
@@ -298,6 +300,19 @@ def _of_surface(results: Sequence[Result]) -> list[str]:
         if families:
             likely = max(families, key=families.__getitem__)
             said.append(f"{likely.removeprefix(FAMILY)} tip {families[likely]:.0%}")
+    return said
+
+
+def _of_noise(results: Sequence[Result]) -> list[str]:
+    """How strong the noise was and how much was taken away: in nanometres, else as a share of the relief."""
+    said = []
+    for quantities in (result.quantities for result in results if result.task == "denoise"):
+        for name, words in (("noise_before", "white noise"), ("taken_away_rms", "taken away")):
+            in_nm, share = quantities.get(f"{name}_nm", math.nan), quantities.get(name, math.nan)
+            if math.isfinite(in_nm):
+                said.append(f"{words} {in_nm:.3g} nm rms")
+            elif math.isfinite(share):
+                said.append(f"{words} {share:.2%} of the relief")
     return said
 
 

@@ -1,19 +1,23 @@
-"""What `draw_overlay` shows of a restored surface: before and after in one scale of heights, and where it is not known."""
+"""What `draw_overlay` shows of a changed image: before and after on one scale, and what is not known of it or was taken away."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spm_runtime.levelling import fit_plane
+from spm_runtime.levelling import fit_level, fit_plane
 from spm_runtime.results._marks import Entry
 from spm_runtime.results._result import Result
 from spm_runtime.scan import NM_PER_UNIT, Scan
 
-__all__ = ["UNCERTAIN_COLOUR", "SurfacePanels", "picture_of", "side_by_side", "surface_panels"]
+__all__ = ["UNCERTAIN_COLOUR", "Panels", "panels_of", "picture_of", "side_by_side"]
+
+Grey: TypeAlias = NDArray[np.uint8]
+Values: TypeAlias = NDArray[np.float64]
 
 MISSING_DARK, MISSING_LIGHT = (38, 58, 94), (74, 108, 168)
 UNCERTAIN_COLOUR = (255, 128, 30)
@@ -28,58 +32,88 @@ INSET = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class SurfacePanels:
-    """A restored surface in grey.
+class Panels:
+    """Pictures of a scan and of what became of it.
 
     Parameters
     ----------
-    before, after
-        ``(H, W)`` uint8 heights on one scale, above the plane through the scan; 0 where missing.
-    certainty
-        ``(H, W)`` from 0 to 1; 1 where missing.
-    tip
-        ``(h, w)`` uint8, its apex white, black where it is one scale of heights below.
+    greys
+        ``(H, W)`` uint8 each, from left to right, the scan first; 0 where missing.
     names
-        Of the panels, from left to right.
+        Of the panels.
     legend
         What the greys and the colour stand for.
+    certainty
+        ``(H, W)`` from 0 to 1, 1 where missing: colour over the last panel; None for no colour.
+    inset
+        ``(h, w)`` uint8 in a corner of the last panel; None for none.
     """
 
-    before: NDArray[np.uint8]
-    after: NDArray[np.uint8]
-    certainty: NDArray[np.float32]
-    tip: NDArray[np.uint8]
+    greys: tuple[Grey, ...]
     names: tuple[str, ...]
     legend: tuple[Entry, ...]
+    certainty: NDArray[np.float32] | None = None
+    inset: Grey | None = None
 
 
-def surface_panels(scan: Scan, result: Result) -> SurfacePanels | None:
-    """What a result shows of a restored surface; None where it has none."""
+def panels_of(scan: Scan, result: Result) -> Panels | None:
+    """Panels of a restored surface or of a denoised image; None where a result has neither."""
     maps = {layer.name: np.asarray(layer.data, np.float64) for layer in result.maps}
-    if result.tip is None or not {"restored", "certainty"} <= maps.keys():
-        return None
+    if result.tip is not None and {"restored", "certainty"} <= maps.keys():
+        tip = np.asarray(result.tip.data, np.float64)
+        return _of_surface(scan, maps["restored"], maps["certainty"], tip)
+    if result.task == "denoise" and "denoised" in maps:
+        return _of_denoised(scan, maps["denoised"])
+    return None
+
+
+def _of_surface(scan: Scan, restored: Values, certainty: Values, tip: Values) -> Panels:
+    """The surface above the plane through the scan, and its tip, apex white, black where it is one scale of heights below."""
     plane = fit_plane(scan.image)
-    flats = scan.image - plane, maps["restored"] - plane
-    known = [flat[np.isfinite(flat)] for flat in flats]
-    low, high = 0.0, 0.0
-    if all(values.size for values in known):
-        ends = np.percentile(known, (BEYOND_PERCENT, 100 - BEYOND_PERCENT), axis=1)
-        low, high = float(ends[0].min()), float(ends[1].max())
-    span = high - low if high > low else 1.0
+    flats = scan.image - plane, restored - plane
+    low, span = _one_scale(flats)
     before, after = (_grey(flat, low, span) for flat in flats)
-    tip = _grey(np.asarray(result.tip.data, np.float64), -span, span)
     wide = f"{tip.shape[1]} px" if scan.pixel_size_nm is None else _length(tip.shape[1] * scan.pixel_size_nm[1], "nm")
-    names = ("before", "after", f"certainty; tip, {wide} wide")
     legend = (
-        Entry("ramp", (255, 255, 255), f"heights, black to white {_length(high - low, scan.unit)}"),
+        Entry("ramp", (255, 255, 255), f"heights, black to white {_length(span, scan.unit)}"),
         Entry("filled", UNCERTAIN_COLOUR, "uncertain: the tip may not have touched"),
     )
-    return SurfacePanels(
-        before, after, np.nan_to_num(maps["certainty"], nan=1.0).astype(np.float32), tip, names, legend
+    return Panels(
+        (before, after, after),
+        ("before", "after", f"certainty; tip, {wide} wide"),
+        legend,
+        np.nan_to_num(certainty, nan=1.0).astype(np.float32),
+        _grey(tip, -span or -1.0, span),
     )
 
 
-def picture_of(grey: NDArray[np.uint8], valid: NDArray[np.bool_], zoom: float) -> NDArray[np.uint8]:
+def _of_denoised(scan: Scan, denoised: Values) -> Panels:
+    """The image with its terraces on one level, and what was taken away on a scale of its own: a lattice in it would be seen."""
+    level = fit_level(scan.image)
+    flats = scan.image - level, denoised - level
+    low, span = _one_scale(flats)
+    taken = scan.image - denoised
+    known = np.abs(taken[np.isfinite(taken)])
+    most = float(np.percentile(known, 100 - BEYOND_PERCENT)) if known.size else 0.0
+    legend = (
+        Entry("ramp", (255, 255, 255), f"black to white {_length(span, scan.unit)}"),
+        Entry("ramp", (255, 255, 255), f"taken away, black to white {_length(2 * most, scan.unit)}"),
+    )
+    greys = *(_grey(flat, low, span) for flat in flats), _grey(taken, -most or -0.5, 2 * most)
+    return Panels(greys, ("before", "after", "taken away"), legend)
+
+
+def _one_scale(flats: tuple[Values, ...]) -> tuple[float, float]:
+    """Lowest value of the scale that suits several images, and its length."""
+    known = [flat[np.isfinite(flat)] for flat in flats]
+    if not all(values.size for values in known):
+        return 0.0, 0.0
+    ends = np.percentile(known, (BEYOND_PERCENT, 100 - BEYOND_PERCENT), axis=1)
+    low, high = float(ends[0].min()), float(ends[1].max())
+    return low, high - low
+
+
+def picture_of(grey: Grey, valid: NDArray[np.bool_], zoom: float) -> Grey:
     """A grey image with its missing parts hatched, ``(h, w, 3)``.
 
     Parameters
@@ -100,17 +134,15 @@ def picture_of(grey: NDArray[np.uint8], valid: NDArray[np.bool_], zoom: float) -
     return picture
 
 
-def side_by_side(
-    first: NDArray[np.uint8], panels: SurfacePanels, valid: NDArray[np.bool_], zoom: float, gap: int
-) -> NDArray[np.uint8]:
-    """The first picture, the restored surface, and the same with what is not known in colour and the tip in a corner.
+def side_by_side(first: Grey, panels: Panels, valid: NDArray[np.bool_], zoom: float, gap: int) -> Grey:
+    """The first picture, perhaps with marks in it, and the other panels.
 
     Parameters
     ----------
     first
         ``(h, w, 3)``: the scan.
     panels
-        The surface.
+        The panels; the first one is in the first picture already.
     valid
         ``(H, W)`` bool.
     zoom
@@ -120,24 +152,26 @@ def side_by_side(
 
     Returns
     -------
-    ``(h, 3 w + 2 gap, 3)``.
+    ``(h, n w + (n − 1) gap, 3)`` for n panels.
     """
-    after = picture_of(panels.after, valid, zoom)
-    size = _size(panels.after.shape, zoom)
-    unknown = 1 - np.asarray(Image.fromarray(panels.certainty).resize(size, Image.Resampling.BOX))
-    alpha = TINT * np.clip(unknown, 0, 1)[:, :, None]
-    tinted = np.rint(after * (1 - alpha) + np.array(UNCERTAIN_COLOUR, np.float32) * alpha).astype(np.uint8)
-    _put_inset(tinted, panels.tip, max(1, gap // 4))
+    others = [picture_of(grey, valid, zoom) for grey in panels.greys[1:]]
+    if panels.certainty is not None:
+        size = _size(panels.certainty.shape, zoom)
+        unknown = 1 - np.asarray(Image.fromarray(panels.certainty).resize(size, Image.Resampling.BOX))
+        alpha = TINT * np.clip(unknown, 0, 1)[:, :, None]
+        others[-1] = np.rint(others[-1] * (1 - alpha) + np.array(UNCERTAIN_COLOUR, np.float32) * alpha).astype(np.uint8)
+    if panels.inset is not None:
+        _put_inset(others[-1], panels.inset, max(1, gap // 4))
     bar = np.zeros((len(first), gap, 3), np.uint8)
-    return np.concatenate([first, bar, after, bar, tinted], axis=1)
+    return np.concatenate([first, *(part for other in others for part in (bar, other))], axis=1)
 
 
-def _put_inset(picture: NDArray[np.uint8], tip: NDArray[np.uint8], rim: int) -> None:
-    """Draw the tip into the lower right corner, in place; nothing where there is no room."""
+def _put_inset(picture: Grey, inset: Grey, rim: int) -> None:
+    """Draw a small picture into the lower right corner, in place; nothing where there is no room."""
     side = round(INSET * min(picture.shape[:2]))
     if side < 8:
         return
-    drawn = Image.fromarray(tip).resize((side, side), Image.Resampling.BICUBIC)
+    drawn = Image.fromarray(inset).resize((side, side), Image.Resampling.BICUBIC)
     framed = np.full((side + 2 * rim, side + 2 * rim), 255, np.uint8)
     framed[rim:-rim, rim:-rim] = drawn
     margin = 4 * rim
@@ -149,8 +183,9 @@ def _size(shape: tuple[int, ...], zoom: float) -> tuple[int, int]:
     return max(1, round(shape[1] * zoom)), max(1, round(shape[0] * zoom))
 
 
-def _grey(heights: NDArray[np.float64], low: float, span: float) -> NDArray[np.uint8]:
-    share = np.clip((np.where(np.isfinite(heights), heights, low) - low) / span, 0, 1)
+def _grey(heights: Values, low: float, span: float) -> Grey:
+    """Black at the lowest value, white one scale above; a scale without length counts as 1."""
+    share = np.clip((np.where(np.isfinite(heights), heights, low) - low) / (span or 1.0), 0, 1)
     return np.rint(255 * share).astype(np.uint8)
 
 

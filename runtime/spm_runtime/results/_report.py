@@ -27,12 +27,14 @@ SUMMARY = "summary.csv"
 #: The columns of ``summary.csv``, in order.
 SUMMARY_COLUMNS = (
     "scan", "frame", "status", "reason", "defects", "defect_classes", "atoms", "spacing_nm", "spacing_px", "certain_share",
-    "rms_change_nm", "tip_radius_nm", "model", "provider", "seconds", "warnings", "tasks", "channel", "modality", "height_px",
-    "width_px", "pixel_size_y_nm", "pixel_size_x_nm", "sha256", "folder",
+    "rms_change_nm", "tip_radius_nm", "noise_before", "taken_away_rms", "model", "provider", "seconds", "warnings", "tasks",
+    "channel", "modality", "height_px", "width_px", "pixel_size_y_nm", "pixel_size_x_nm", "sha256", "folder",
 )  # fmt: skip
 
 #: Those that the tables of earlier versions do not have.
-ADDED_COLUMNS = frozenset({"defects", "defect_classes", "certain_share", "rms_change_nm", "tip_radius_nm"})
+ADDED_COLUMNS = frozenset(
+    {"defects", "defect_classes", "certain_share", "rms_change_nm", "tip_radius_nm", "noise_before", "taken_away_rms"}
+)
 
 #: Those that count what was found.
 FOUND_COLUMNS = ("defects", "atoms")
@@ -40,7 +42,9 @@ FOUND_COLUMNS = ("defects", "atoms")
 #: The columns that hold whole numbers, and numbers; `index_html` computes with them.
 WHOLE_COLUMNS = ("frame", "defects", "atoms", "height_px", "width_px")
 #: Of these some are a quantity of a result, under its name.
-QUANTITY_COLUMNS = ("spacing_nm", "spacing_px", "certain_share", "rms_change_nm", "tip_radius_nm")
+QUANTITY_COLUMNS = (
+    "spacing_nm", "spacing_px", "certain_share", "rms_change_nm", "tip_radius_nm", "noise_before", "taken_away_rms",
+)  # fmt: skip
 NUMBER_COLUMNS = (*QUANTITY_COLUMNS, "seconds", "pixel_size_y_nm", "pixel_size_x_nm")
 
 

@@ -100,3 +100,22 @@ def make_restored(make_result):
         )
 
     return make
+
+
+@pytest.fixture
+def make_denoised(make_result):
+    """A denoised image: half of what strays from the mean of the scan is taken away."""
+
+    def make(scan, **facts):
+        known = {"noise_before": 0.125, "taken_away_rms": 0.25}
+        denoised = scan.image if not scan.valid.any() else (scan.image + np.nanmean(scan.image)) / 2
+        return make_result(
+            scan,
+            task="denoise",
+            atoms=None,
+            maps=(Map("denoised", denoised.astype(np.float32), scan.unit),),
+            quantities=facts.pop("quantities", known),
+            **facts,
+        )
+
+    return make

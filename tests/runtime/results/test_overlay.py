@@ -3,7 +3,7 @@ import pytest
 
 from spm_runtime.results import Map
 from spm_runtime.results._marks import CLASS_COLOURS, STEP_COLOUR, class_colour
-from spm_runtime.results._overlay import ATOM_COLOURS, _round_length, draw_overlay
+from spm_runtime.results._overlay import ATOM_COLOURS, _of_noise, _round_length, draw_overlay
 from spm_runtime.results._panels import MISSING_DARK, MISSING_LIGHT, _length
 
 RED = np.array(ATOM_COLOURS[0])
@@ -307,6 +307,55 @@ def test_a_restored_surface_can_be_drawn_on_anything(make_scan, make_restored):
         for fill in (np.nan, 1.0):
             scan = make_scan(shape, image=np.full(shape, fill, np.float32), unit="中文")
             image = draw_overlay(scan, [make_restored(scan, quantities={"certain_share": np.nan})], "a.sxm")
+            assert image.width >= 640
+            assert max(image.size) <= 4300
+
+
+def test_a_denoised_image_is_shown_before_after_and_what_was_taken_away(make_scan, make_denoised, make_restored):
+    y, x = np.mgrid[:256, :256]
+    image = np.cos(2 * np.pi * y / 16) * np.cos(2 * np.pi * x / 16)
+    scan = make_scan((256, 256), image=(image + 0.5 * y).astype(np.float32), pixel_size_nm=None)
+    result = make_denoised(scan)
+    result.maps[0].data[:] = image / 2 + 0.5 * y  # its plane stays
+    picture = pixels(scan, [result])
+    before, after, taken = three_panels(picture, scan, 2, 8)
+    inner = np.s_[128:256, 128:256]
+    assert np.ptp(before[inner]) > 245
+    assert np.ptp(after[inner]) == pytest.approx(128, abs=6)
+    # On a scale of its own.
+    assert np.ptp(taken[inner]) > 245
+    assert np.abs(taken[inner].astype(int) - before[inner]).mean() < 6
+    assert np.mean(taken[inner]) == pytest.approx(127.5, abs=3)
+    assert np.ptp(picture[:512], axis=2).max() == 0  # no colour
+    both = pixels(scan, [result, make_restored(scan)])
+    assert np.ptp(both[:512], axis=2).max() == 0  # the first result has the panels
+
+
+def test_steps_do_not_hide_what_was_denoised(make_scan, make_denoised):
+    y, x = np.mgrid[:256, :256]
+    image = np.cos(2 * np.pi * y / 16) * np.cos(2 * np.pi * x / 16) + 20 * (x // 128)
+    scan = make_scan((256, 256), image=image.astype(np.float32), pixel_size_nm=None)
+    result = make_denoised(scan)
+    result.maps[0].data[:] = scan.image
+    before, after, taken = three_panels(pixels(scan, [result]), scan, 2, 8)
+    for terrace in (np.s_[128:256, 64:192], np.s_[128:256, 320:448]):
+        assert np.ptp(before[terrace]) > 120
+    np.testing.assert_array_equal(before[64:400], after[64:400])  # between the names and the scale bar
+    assert set(np.unique(taken[64:])) <= {127, 128}  # below its name: nothing was taken away
+
+
+def test_noise_is_told_in_nanometres_or_as_a_share(make_scan, make_denoised):
+    scan = make_scan((64, 64), unit="V")
+    assert _of_noise([make_denoised(scan)]) == ["white noise 12.50% of the relief", "taken away 25.00% of the relief"]
+    in_nm = make_denoised(scan, quantities={"noise_before": 0.1, "noise_before_nm": 0.02})
+    assert _of_noise([in_nm]) == ["white noise 0.02 nm rms"]
+
+
+def test_a_denoised_image_can_be_drawn_on_anything(make_scan, make_denoised):
+    for shape in ((1, 1), (16, 1024), (1024, 16), (5000, 12)):
+        for fill in (np.nan, 1.0):
+            scan = make_scan(shape, image=np.full(shape, fill, np.float32), unit="中文")
+            image = draw_overlay(scan, [make_denoised(scan, quantities={"noise_before": np.nan})], "a.sxm")
             assert image.width >= 640
             assert max(image.size) <= 4300
 

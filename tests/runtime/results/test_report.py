@@ -381,3 +381,17 @@ def test_a_restored_surface_stands_in_the_summary_and_on_its_card(tmp_path, make
     again.add([failure("b.gwy")])
     again.write()
     assert rows_of(tmp_path)[0] == row
+
+
+def test_a_denoised_image_stands_in_the_summary_and_on_its_card(tmp_path, make_scan, make_denoised):
+    scan = make_scan()
+    save_results(scan, [make_denoised(scan)], tmp_path / "a.sxm", source_name="a.sxm", source_sha256="cd" * 32)
+    report = Report(tmp_path)
+    report.add([Outcome("a.sxm", "a.sxm", "done", seconds=1.5, document=read_document(tmp_path / "a.sxm"))])
+    report.write()
+    (row,) = rows_of(tmp_path)
+    assert (row["tasks"], row["noise_before"], row["taken_away_rms"]) == ("denoise", "0.125", "0.25")
+    assert (
+        "white noise 12.50 % of the relief · taken away 25.00 %"
+        in Page((tmp_path / "index.html").read_text(encoding="utf-8")).text
+    )
