@@ -21,7 +21,7 @@ from spm_runtime.results._marks import (
     draw_steps,
     legend_rows,
 )
-from spm_runtime.results._panels import Panels, panels_of, picture_of, side_by_side
+from spm_runtime.results._panels import Panels, panels_of, picture_of, side_by_side, suited
 from spm_runtime.results._result import Atoms, Result
 from spm_runtime.scan import Scan
 
@@ -304,13 +304,13 @@ def _of_surface(results: Sequence[Result]) -> list[str]:
 
 
 def _of_noise(results: Sequence[Result]) -> list[str]:
-    """How strong the noise was and how much was taken away: in nanometres, else as a share of the relief."""
+    """How strong the noise was and how much was taken away: as a length, else as a share of the relief."""
     said = []
     for quantities in (result.quantities for result in results if result.task == "denoise"):
         for name, words in (("noise_before", "white noise"), ("taken_away_rms", "taken away")):
             in_nm, share = quantities.get(f"{name}_nm", math.nan), quantities.get(name, math.nan)
             if math.isfinite(in_nm):
-                said.append(f"{words} {in_nm:.3g} nm rms")
+                said.append(f"{words} {suited(in_nm, 'nm')} rms")
             elif math.isfinite(share):
                 said.append(f"{words} {share:.2%} of the relief")
     return said

@@ -14,7 +14,7 @@ from spm_runtime.results._marks import Entry
 from spm_runtime.results._result import Result
 from spm_runtime.scan import NM_PER_UNIT, Scan
 
-__all__ = ["UNCERTAIN_COLOUR", "Panels", "panels_of", "picture_of", "side_by_side"]
+__all__ = ["UNCERTAIN_COLOUR", "Panels", "panels_of", "picture_of", "side_by_side", "suited"]
 
 Grey: TypeAlias = NDArray[np.uint8]
 Values: TypeAlias = NDArray[np.float64]
@@ -73,9 +73,9 @@ def _of_surface(scan: Scan, restored: Values, certainty: Values, tip: Values) ->
     flats = scan.image - plane, restored - plane
     low, span = _one_scale(flats)
     before, after = (_grey(flat, low, span) for flat in flats)
-    wide = f"{tip.shape[1]} px" if scan.pixel_size_nm is None else _length(tip.shape[1] * scan.pixel_size_nm[1], "nm")
+    wide = f"{tip.shape[1]} px" if scan.pixel_size_nm is None else suited(tip.shape[1] * scan.pixel_size_nm[1], "nm")
     legend = (
-        Entry("ramp", (255, 255, 255), f"heights, black to white {_length(span, scan.unit)}"),
+        Entry("ramp", (255, 255, 255), f"heights, black to white {suited(span, scan.unit)}"),
         Entry("filled", UNCERTAIN_COLOUR, "uncertain: the tip may not have touched"),
     )
     return Panels(
@@ -96,8 +96,8 @@ def _of_denoised(scan: Scan, denoised: Values) -> Panels:
     known = np.abs(taken[np.isfinite(taken)])
     most = float(np.percentile(known, 100 - BEYOND_PERCENT)) if known.size else 0.0
     legend = (
-        Entry("ramp", (255, 255, 255), f"black to white {_length(span, scan.unit)}"),
-        Entry("ramp", (255, 255, 255), f"taken away, black to white {_length(2 * most, scan.unit)}"),
+        Entry("ramp", (255, 255, 255), f"black to white {suited(span, scan.unit)}"),
+        Entry("ramp", (255, 255, 255), f"taken away, black to white {suited(2 * most, scan.unit)}"),
     )
     greys = *(_grey(flat, low, span) for flat in flats), _grey(taken, -most or -0.5, 2 * most)
     return Panels(greys, ("before", "after", "taken away"), legend)
@@ -189,8 +189,8 @@ def _grey(heights: Values, low: float, span: float) -> Grey:
     return np.rint(255 * share).astype(np.uint8)
 
 
-def _length(height: float, unit: str) -> str:
-    """A height with a unit that suits it."""
+def suited(height: float, unit: str) -> str:
+    """A height, or any other value, in words with a unit that suits it."""
     factor = NM_PER_UNIT.get(unit.strip().casefold())
     if factor is None:
         return f"{height:.3g} {unit}".strip()

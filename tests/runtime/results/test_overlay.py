@@ -4,7 +4,7 @@ import pytest
 from spm_runtime.results import Map
 from spm_runtime.results._marks import CLASS_COLOURS, STEP_COLOUR, class_colour
 from spm_runtime.results._overlay import ATOM_COLOURS, _of_noise, _round_length, draw_overlay
-from spm_runtime.results._panels import MISSING_DARK, MISSING_LIGHT, _length
+from spm_runtime.results._panels import MISSING_DARK, MISSING_LIGHT, suited
 
 RED = np.array(ATOM_COLOURS[0])
 
@@ -344,11 +344,11 @@ def test_steps_do_not_hide_what_was_denoised(make_scan, make_denoised):
     assert set(np.unique(taken[64:])) <= {127, 128}  # below its name: nothing was taken away
 
 
-def test_noise_is_told_in_nanometres_or_as_a_share(make_scan, make_denoised):
+def test_noise_is_told_as_a_length_or_as_a_share(make_scan, make_denoised):
     scan = make_scan((64, 64), unit="V")
     assert _of_noise([make_denoised(scan)]) == ["white noise 12.50% of the relief", "taken away 25.00% of the relief"]
     in_nm = make_denoised(scan, quantities={"noise_before": 0.1, "noise_before_nm": 0.02})
-    assert _of_noise([in_nm]) == ["white noise 0.02 nm rms"]
+    assert _of_noise([in_nm]) == ["white noise 20 pm rms"]
 
 
 def test_a_denoised_image_can_be_drawn_on_anything(make_scan, make_denoised):
@@ -365,4 +365,4 @@ def test_a_denoised_image_can_be_drawn_on_anything(make_scan, make_denoised):
     [(2e-9, "m", "2 nm"), (0.05, "nm", "50 pm"), (2500.0, "nm", "2.5 µm"), (3.0, "", "3"), (2.0, "V", "2 V")],
 )
 def test_heights_are_told_in_a_unit_that_suits_them(height, unit, words):
-    assert _length(height, unit) == words
+    assert suited(height, unit) == words
