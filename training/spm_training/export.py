@@ -17,11 +17,13 @@ from torch import Tensor
 from spm_runtime.errors import ModelIntegrityError, ParameterError
 from spm_runtime.models import ModelPackage, load_package
 from spm_runtime.session import Session, self_test
-from spm_training.graphs import Calibration, ExportGraph
+from spm_training.finder_graph import FinderOfDefectsGraph
+from spm_training.graphs import Calibration, ExportGraph, FinderGraph
 from spm_training.onnx_export import deployable, to_onnx
 from spm_training.package import FILES, Description, file_entry, output_file, validate_description, vector_file
 from spm_training.package_atoms import AtomsPackage
 from spm_training.package_defects import DefectsPackage
+from spm_training.package_denoise import DenoisePackage
 from spm_training.package_restore import RestorePackage
 from spm_training.package_task import (
     Attachment,
@@ -32,7 +34,6 @@ from spm_training.package_task import (
     trained_for_export,
 )
 from spm_training.recipe import Recipe, load_recipe, recipe_names
-from spm_training.restore_graphs import RestorerGraph
 from spm_training.run import RunFolder
 from spm_training.tasks import task_of
 
@@ -57,6 +58,10 @@ _PACKAGES: Mapping[str, type[PackagedTask]] = {
     "tip1": RestorePackage,
     "tip2": RestorePackage,
     "tip3": RestorePackage,
+    "denoiser": DenoisePackage,
+    "cae-a": DenoisePackage,
+    "cae-b": DenoisePackage,
+    "cae-twin": DenoisePackage,
 }
 
 
@@ -191,9 +196,10 @@ def _make(
     graph, training = _trained_graph(run, half=options.half)
     settings = dict(further.settings)
     if options.calibration is not None:
-        if isinstance(graph, RestorerGraph):
+        if not isinstance(graph, FinderGraph | FinderOfDefectsGraph):
+            does = "restores surfaces" if task.recipe.task == "restore" else "takes noise away"
             raise ParameterError(
-                f"--calibration: {task.recipe.name} restores surfaces, which have no scores; expected a finder of atoms or of "
+                f"--calibration: {task.recipe.name} {does}, and heights have no scores; expected a finder of atoms or of "
                 "defects. Leave it out."
             )
         graph.calibrate(options.calibration)

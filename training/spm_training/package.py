@@ -17,6 +17,7 @@ import yaml
 from bioimageio.spec import ValidationContext, validate_format
 
 from spm_runtime.errors import ModelError
+from spm_training.denoise_graphs import PatchGraph
 from spm_training.graphs import TensorSpec
 from spm_training.onnx_export import OPSET
 from spm_training.package_task import MapsGraph, PackagedTask
@@ -105,7 +106,7 @@ class Description:
             "documentation": FILES["card"],
             **({"attachments": attachments} if attachments else {}),
             "inputs": [self._input(folder), *(_vector(folder, spec) for spec in self.graph.VECTORS)],
-            "outputs": [_output(folder, spec) for spec in self.graph.OUTPUTS],
+            "outputs": [self._output(folder, spec) for spec in self.graph.OUTPUTS],
             "weights": {
                 "onnx": {
                     **file_entry(folder, FILES["weights"]),
@@ -117,8 +118,10 @@ class Description:
         }
 
     def _input(self, folder: Path) -> dict[str, Any]:
-        def free(axis: str) -> dict[str, Any]:
-            return {"type": "space", "id": axis, "size": {"min": self.graph.stride, "step": self.graph.stride}}
+        def length(axis: str) -> dict[str, Any]:
+            stride = self.graph.stride
+            size = stride if isinstance(self.graph, PatchGraph) else {"min": stride, "step": stride}
+            return {"type": "space", "id": axis, "size": size}
 
         spec = self.task.input
         return {
@@ -127,10 +130,23 @@ class Description:
             "axes": [
                 {"type": "batch"},
                 {"type": "channel", "channel_names": list(spec.channels)},
-                free("y"),
-                free("x"),
+                length("y"),
+                length("x"),
             ],
             "test_tensor": file_entry(folder, FILES["image"]),
+            "data": {"type": "float32", "range": list(spec.limits)},
+        }
+
+    def _output(self, folder: Path, spec: TensorSpec) -> dict[str, Any]:
+        def same(axis: str) -> dict[str, Any]:
+            return {"type": "space", "id": axis, "size": {"tensor_id": self.graph.INPUT, "axis_id": axis}}
+
+        space = [same("y"), same("x")] if spec.is_map else []
+        return {
+            "id": spec.id,
+            "description": spec.description,
+            "axes": [{"type": "batch"}, {"type": "channel", "channel_names": list(spec.channels)}, *space],
+            "test_tensor": file_entry(folder, output_file(spec.id)),
             "data": {"type": "float32", "range": list(spec.limits)},
         }
 
@@ -184,11 +200,11 @@ class Description:
 ## Network
 
 {graph.architecture}: {parameters:,} parameters, batch norms folded in here.
-Input `{graph.INPUT}` `(B, {channels}, H, W)`: the levelled scan, H and W multiples of {graph.stride}.{vectors} Outputs:
+Input `{graph.INPUT}` `(B, {channels}, H, W)`: {self._sizes()}.{vectors} Outputs:
 
 {outputs}
 
-A pixel of a map looks at most {graph.halo_px} px far. {self.task.score_meaning(calibrated=graph.calibration is not None)}
+{self._reach()} {self.task.score_meaning(calibrated=graph.calibration is not None)}
 The exported graph and torch differ by at most {self.difference:.1e} (checked with onnxruntime on the CPU by `spm-train export`).
 {self._attached()}
 ## Scores
@@ -204,6 +220,19 @@ The exported graph and torch differ by at most {self.difference:.1e} (checked wi
 
 {failures or "None known."}
 """
+
+    def _sizes(self) -> str:
+        """What the input is, and how large."""
+        stride = self.graph.stride
+        if isinstance(self.graph, PatchGraph):
+            return f"a patch of the levelled scan, H and W {stride}"
+        return f"the levelled scan, H and W multiples of {stride}"
+
+    def _reach(self) -> str:
+        """How far a network looks."""
+        if isinstance(self.graph, PatchGraph):
+            return "An answer looks at its whole patch and at nothing else."
+        return f"A pixel of a map looks at most {self.graph.halo_px} px far."
 
     def _attached(self) -> str:
         """A line for each further network; the card of a package without any says nothing of them."""
@@ -259,19 +288,5 @@ def _vector(folder: Path, spec: TensorSpec) -> dict[str, Any]:
         "description": spec.description,
         "axes": [{"type": "batch"}, {"type": "channel", "channel_names": list(spec.channels)}],
         "test_tensor": file_entry(folder, vector_file(spec.id)),
-        "data": {"type": "float32", "range": list(spec.limits)},
-    }
-
-
-def _output(folder: Path, spec: TensorSpec) -> dict[str, Any]:
-    def same(axis: str) -> dict[str, Any]:
-        return {"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}}
-
-    space = [same("y"), same("x")] if spec.is_map else []
-    return {
-        "id": spec.id,
-        "description": spec.description,
-        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": list(spec.channels)}, *space],
-        "test_tensor": file_entry(folder, output_file(spec.id)),
         "data": {"type": "float32", "range": list(spec.limits)},
     }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spm_runtime.models import ModelPackage
+from spm_training.denoise_graphs import DenoiserGraph, PatchGraph
 from spm_training.finder_graph import FinderOfDefectsGraph
 from spm_training.graphs import ExportGraph, FinderGraph
 from spm_training.recipe import Recipe
@@ -32,13 +33,15 @@ __all__ = [
     "trained_for_export",
 ]
 
-#: Networks that are a package of their own: images in, maps out.
-MapsGraph = FinderGraph | FinderOfDefectsGraph | RestorerGraph
+#: Networks that are a package of their own: images or patches in, maps out.
+MapsGraph = FinderGraph | FinderOfDefectsGraph | RestorerGraph | DenoiserGraph | PatchGraph
 
 #: Kinds of networks that learn from `spm_training.simulate.surfaces`.
 _OF_SURFACES = ("finder", "ae1", "ae2")
 #: Kinds that learn from `spm_training.simulate.tips`.
 _OF_TIPS = ("tip", "judge", "restorer", "tip1", "tip2", "tip3")
+#: Kinds that learn from `spm_training.simulate.stm_lattices`.
+_OF_LATTICES = ("denoiser", "cae-a", "cae-b", "cae-twin")
 
 
 @dataclass(frozen=True)
@@ -208,4 +211,11 @@ def trained_for_export(run: RunFolder, *, half: bool) -> tuple[nn.Module, dict[s
     if recipe.network.kind in _OF_TIPS:
         training["families"] = ", ".join(dict.fromkeys(recipe.tips.families))
         training["modalities"] = ", ".join(dict.fromkeys(recipe.tips.modalities))
+    if recipe.network.kind in _OF_LATTICES:
+        lattices = recipe.lattices
+        training["families"] = ", ".join(lattices.names) or "all"
+        for name in ("thermal", "shot", "striation", "spread_factor"):
+            low, high = getattr(lattices, name)
+            training[name] = f"{low:g} to {high:g}"
+        training["target"] = f"the {lattices.target} image"
     return network, {**training, "weights": "float16" if half else "float32"}
