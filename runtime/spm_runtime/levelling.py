@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from spm_kernels import sliding_median
 
@@ -30,6 +31,8 @@ SOFT_LIMIT = 4.0
 LEVEL_LIMIT = 0.5
 #: Per cent of the pixels beyond each end of the local relief: the edges of steps among them.
 BEYOND_PERCENT = 2.0
+#: Gaussian σ of the smoothing of the local level.
+SMOOTHING_PX = 1.5
 #: Distance over which slopes between pixels are measured, in pixels.
 STEP_PX = 4
 
@@ -126,7 +129,8 @@ def fit_level(image: NDArray[np.floating]) -> NDArray[np.float64]:
     -----
     A level lattice loses a plane only. A map with steps or large hills is first turned so that the typical slope is none, then
     the local level, a running median, is taken as far as it lies beyond half the local relief: the corrugation of every
-    terrace is then on one level. A median keeps the edge of a step sharp.
+    terrace is then on one level, but for some pixels beside a step. It is smoothed a little: where the edge of a step is some
+    pixels wide, a median would jump across it pixel by pixel.
     """
     there = np.isfinite(image)
     if not there.any():
@@ -139,7 +143,7 @@ def fit_level(image: NDArray[np.floating]) -> NDArray[np.float64]:
     level = np.where(np.isfinite(level), level, 0.0).astype(np.float64)
     low, high = np.percentile((flat - level)[there], (BEYOND_PERCENT, 100 - BEYOND_PERCENT))
     limit = LEVEL_LIMIT * float(high - low)
-    flat -= level - np.clip(level, -limit, limit)
+    flat -= ndimage.gaussian_filter(level - np.clip(level, -limit, limit), SMOOTHING_PX, mode="nearest")
     # Outliers may not turn the plane.
     flat -= fit_plane(np.where(there, np.clip(flat, -4 * limit, 4 * limit), np.nan).astype(np.float32))
     whole: NDArray[np.float64] = np.where(there, image, np.median(image[there])) - flat

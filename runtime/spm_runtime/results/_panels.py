@@ -27,6 +27,9 @@ TINT = 0.6
 #: Per cent of the pixels beyond each end of the scale of heights.
 BEYOND_PERCENT = 0.5
 
+#: The same where the edges of steps stand out from what is on one level.
+STEPS_PERCENT = 2.0
+
 #: Side of the picture of the tip, as a share of the shorter side of a panel.
 INSET = 0.3
 
@@ -91,7 +94,7 @@ def _of_denoised(scan: Scan, denoised: Values) -> Panels:
     """The image with its terraces on one level, and what was taken away on a scale of its own: a lattice in it would be seen."""
     level = fit_level(scan.image)
     flats = scan.image - level, denoised - level
-    low, span = _one_scale(flats)
+    low, span = _one_scale(flats, STEPS_PERCENT)
     taken = scan.image - denoised
     known = np.abs(taken[np.isfinite(taken)])
     most = float(np.percentile(known, 100 - BEYOND_PERCENT)) if known.size else 0.0
@@ -103,12 +106,12 @@ def _of_denoised(scan: Scan, denoised: Values) -> Panels:
     return Panels(greys, ("before", "after", "taken away"), legend)
 
 
-def _one_scale(flats: tuple[Values, ...]) -> tuple[float, float]:
+def _one_scale(flats: tuple[Values, ...], beyond_percent: float = BEYOND_PERCENT) -> tuple[float, float]:
     """Lowest value of the scale that suits several images, and its length."""
     known = [flat[np.isfinite(flat)] for flat in flats]
     if not all(values.size for values in known):
         return 0.0, 0.0
-    ends = np.percentile(known, (BEYOND_PERCENT, 100 - BEYOND_PERCENT), axis=1)
+    ends = np.percentile(known, (beyond_percent, 100 - beyond_percent), axis=1)
     low, high = float(ends[0].min()), float(ends[1].max())
     return low, high - low
 

@@ -321,7 +321,7 @@ def test_a_denoised_image_is_shown_before_after_and_what_was_taken_away(make_sca
     before, after, taken = three_panels(picture, scan, 2, 8)
     inner = np.s_[128:256, 128:256]
     assert np.ptp(before[inner]) > 245
-    assert np.ptp(after[inner]) == pytest.approx(128, abs=6)
+    assert np.ptp(after[inner]) == pytest.approx(133, abs=8)
     # On a scale of its own.
     assert np.ptp(taken[inner]) > 245
     assert np.abs(taken[inner].astype(int) - before[inner]).mean() < 6
