@@ -24,8 +24,9 @@ BEYOND_PERCENT = 2.0
 LINEAR_LIMIT = 1.0
 #: A normal distribution's standard deviation over its median absolute deviation.
 MAD_STD = 1.4826
-#: Differences along a line by the pixels that they need, longest first: white noise comes out with their Euclidean length.
-DIFFERENCES = ((1.0, -4.0, 6.0, -4.0, 1.0), (1.0, -2.0, 1.0), (1.0,))
+#: Orders of differences along a line, highest first, with the Euclidean length of (1, −4, 6, −4, 1) and (1, −2, 1): the gain of
+#: white noise.
+DIFFERENCES = ((4, 70.0**0.5), (2, 6.0**0.5), (0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +124,9 @@ def white_noise(image: NDArray[np.floating]) -> float:
     rough: Precise = np.where(np.isfinite(image), image, np.nan).astype(np.float64)
     gain = 1.0
     for axis in (0, 1):
-        taps = next(one for one in DIFFERENCES if len(one) <= rough.shape[axis])
-        windows = np.lib.stride_tricks.sliding_window_view(rough, len(taps), axis=axis)
-        rough = windows @ np.asarray(taps)
-        gain *= float(np.linalg.norm(taps))
+        order, length = next(one for one in DIFFERENCES if rough.shape[axis] > one[0])
+        rough = np.diff(rough, n=order, axis=axis)
+        gain *= length
     known = rough[np.isfinite(rough)]
     if gain == 1.0 or not known.size:
         return 0.0
