@@ -65,7 +65,7 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="spm-infer")
 def main() -> None:
-    """Finds atoms and defects in STM, AFM and HAADF-STEM scans, restores surfaces and takes noise away, by exported networks."""
+    """Finds atoms and defects in STM, AFM and HAADF-STEM scans, restores surfaces and denoises, with exported networks."""
     for stream in (sys.stdout, sys.stderr):
         # A name that the console's code page lacks must not end a batch: Windows writes logs in such a code page.
         if isinstance(stream, io.TextIOWrapper):
