@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -148,6 +149,66 @@ def restore_losses(
     if images is not None:
         options = dataclasses.replace(options, scans=dataclasses.replace(options.scans, images=images))
     _finish(study_restore_losses(out, options, resume=resume, device=device, report=click.echo))
+
+
+@study.command("lattices")
+@OUT
+@click.option(
+    "--network", type=click.Choice(["cae-a", "cae-b"]), default="cae-a", show_default=True, help="Which autoencoder."
+)
+@click.option("--lattice", "lattices", multiple=True, help="Only this lattice. Repeatable.  [default: cubic, bcc, fcc]")
+@click.option(
+    "--configuration",
+    "configurations",
+    multiple=True,
+    help="Only this one, as Baseline. Repeatable.  [default: all seven]",
+)
+@click.option(
+    "--target", type=click.Choice(["noisy", "clean"]), default="noisy", show_default=True, help="What is learned."
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the printed epochs.",
+)
+@click.option("--images", type=click.IntRange(1), default=20, show_default=True, help="Images of each lattice.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override of the recipe. Repeatable.")
+@TRAINED[2]
+@TRAINED[3]
+@SMOKE
+def lattices(
+    out: Path,
+    network: Literal["cae-a", "cae-b"],
+    lattices: tuple[str, ...],
+    configurations: tuple[str, ...],
+    target: Literal["noisy", "clean"],
+    budget: float,
+    images: int,
+    overrides: tuple[str, ...],
+    resume: bool,
+    device: str,
+    smoke: bool,
+) -> None:
+    """The seven configurations of the USC report on its three lattices, against its Table 2 and principal components.
+
+    Ctrl-C saves and ends; --resume goes on from there.
+    """
+    from spm_training.studies.lattices import CONFIGURATIONS, LatticesOptions, study_lattices
+
+    unknown = sorted(set(configurations) - set(CONFIGURATIONS))
+    if unknown:
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: unknown; expected some of {', '.join(CONFIGURATIONS)}.",
+            param_hint="--configuration",
+        )
+    options = LatticesOptions(network, images=images, budget=budget, target=target, overrides=overrides, smoke=smoke)
+    if lattices:
+        options = dataclasses.replace(options, lattices=lattices)
+    if configurations:
+        options = dataclasses.replace(options, configurations=configurations)
+    _finish(study_lattices(out, options, resume=resume, device=device, report=click.echo))
 
 
 def _finish(file: Path | None) -> None:

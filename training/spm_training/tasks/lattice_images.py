@@ -247,6 +247,16 @@ class LatticePatches(Dataset[Any]):
         height, lattice = torch.from_numpy(pool.height[number]), torch.from_numpy(pool.lattice[number])
         return PatchBatch(tensors[:, 0], tensors[:, 1], height, tensors[:, 2], torch.from_numpy(offset), lattice)
 
+    def keys(self, count: int) -> list[tuple[int, int]]:
+        """Of the first so many samples."""
+        if self.split is not Split.TRAIN:
+            return [(0, index) for index in range(count)]
+        return [divmod(number, self._per_epoch) for number in range(count)]
+
+    def image_numbers(self, keys: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+        """Which image of the pool each sample is cut from."""
+        return self.pool.place[[self._patch(*key) for key in keys], 0]
+
     def _patch(self, epoch: int, index: int) -> int:
         """Which patch: the order is shuffled anew in every round."""
         total = len(self.pool.place)
