@@ -14,7 +14,6 @@ from spm_training.cli import cli
 from spm_training.export import ExportOptions, export_run
 from spm_training.graphs import Calibration
 from spm_training.networks.judge import TOLD_WIDTH
-from spm_training.networks.tip import CODE_WIDTH
 from spm_training.recipe import load_recipe
 from spm_training.restore.scenes import RestoreOptions, scan_of
 from spm_training.run import RunFolder
@@ -80,8 +79,8 @@ def test_the_runtime_opens_and_reproduces_both_networks(package):
     assert list(inputs) == ["evidence"]
     assert {name: value.shape[1] for name, value in outputs.items()} == {
         "visible": 1,
+        "second": 1,
         "families": len(FAMILIES),
-        "code": CODE_WIDTH,
     }
 
 

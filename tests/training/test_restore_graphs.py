@@ -16,7 +16,7 @@ from spm_runtime.pipelines.relief import (
 )
 from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH, JudgeNet
 from spm_training.networks.restorer import RestorerNet
-from spm_training.networks.tip import CODE_WIDTH, TipNet
+from spm_training.networks.tip import TipNet
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
 from spm_training.onnx_export import deployable, to_onnx
 from spm_training.restore_graphs import JudgeGraph, MarksGraph, RestorerGraph, TipGraph
@@ -146,7 +146,7 @@ def test_the_parts_of_the_tip_network_say_what_the_whole_says():
         found = tip.named(torch.from_numpy(np.concatenate((evidence, around)))[None])
         expected = network.estimate(torch.from_numpy(view.image)[None, None], torch.from_numpy(evidence)[None])
     torch.testing.assert_close(found["visible"], expected.visible.sigmoid(), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(found["code"], expected.code, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found["families"], expected.families.softmax(dim=1), atol=1e-3, rtol=1e-3)
     assert found["visible"].std() > 1e-3
 
 
@@ -163,7 +163,8 @@ def test_the_network_that_draws_tips():
     assert ((found["visible"] > 0) & (found["visible"] < 1)).all()
     torch.testing.assert_close(found["families"].sum(dim=1), torch.ones(3))
     assert found["families"].shape == (3, len(FAMILIES))
-    assert found["code"].shape == (3, CODE_WIDTH)
+    assert found["second"].shape == (3, 1, TIP_PX, TIP_PX)
+    torch.testing.assert_close(found["second"].sum(dim=(1, 2, 3)), torch.ones(3))
 
 
 @pytest.mark.parametrize("network", [TipModel1(2, 2), TipModel2(4), TipModel3(2, 2), RestorerNet(2, 2)])

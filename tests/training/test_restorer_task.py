@@ -13,11 +13,12 @@ from spm_kernels import dilate, erode
 from spm_runtime.errors import ParameterError
 from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX, surroundings, tip_heights, visible_tip
 from spm_runtime.pipelines.tip_candidates import FACTORS, chosen_factor
+from spm_runtime.pipelines.tip_drawn import CODE_WIDTH
 from spm_training.data import Split
 from spm_training.fit import fit
 from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH
 from spm_training.networks.restorer import RestorerNet
-from spm_training.networks.tip import CODE_WIDTH, TipNet, TipOutput, correlated, packed
+from spm_training.networks.tip import TipNet, TipOutput, correlated, packed
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.tips import FAMILIES
@@ -168,7 +169,7 @@ class TestNetworks:
             found = network(torch.stack([one, one]))
         assert found.visible.shape == (2, 1, TIP_PX, TIP_PX)
         assert found.families.shape == (2, len(FAMILIES))
-        torch.testing.assert_close(found.code[:, : len(FAMILIES)].sum(1), torch.ones(2))
+        assert found.second.shape == (2, 1, TIP_PX, TIP_PX)
 
     def test_second_apexes_are_counted_where_they_are(self) -> None:
         """Two tips with a second apex, one found a pixel off, and one without, for which one is invented."""
@@ -182,7 +183,7 @@ class TestNetworks:
         second = torch.zeros_like(visible)
         for number, (row, column) in enumerate([(22, 35), (30, 30), (12, 12)]):
             second[number, 0, row, column] = 20.0
-        output = TipOutput(visible.logit(), second, torch.zeros(3, len(FAMILIES)), torch.zeros(3, CODE_WIDTH))
+        output = TipOutput(visible.logit(), second, torch.zeros(3, len(FAMILIES)))
         figures = task.validation_metrics(task.validation_sums(output, batch))
         assert (figures["second_found"], figures["second_invented"]) == (0.5, 1.0)
         second[:2, 0] = 0

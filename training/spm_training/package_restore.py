@@ -24,6 +24,7 @@ from spm_runtime.pipelines.relief import (
     tip_heights,
 )
 from spm_runtime.pipelines.tip_candidates import candidate_facts
+from spm_runtime.pipelines.tip_drawn import tip_code, with_second_apex
 from spm_training.networks.judge import JudgeNet
 from spm_training.networks.tip import TipNet
 from spm_training.onnx_export import deployable
@@ -173,13 +174,15 @@ class RestorePackage(PackagedTask):
         with torch.no_grad():
             found = [value[0].numpy() for value in marks(image)]
             told = torch.from_numpy(np.concatenate((tip_evidence(view), surroundings(*found))))[None]
-            visible, _, code = tip(told)
-        facts = torch.from_numpy(candidate_facts(view, tip_heights(visible[0, 0].numpy(), view.local)))[None]
+            visible, second, families = (value.numpy() for value in tip(told))
+        drawn = with_second_apex(visible[0, 0], second[0, 0], told[0].numpy())
+        code = tip_code(families[0], told[0].numpy(), drawn)
+        facts = np.concatenate((candidate_facts(view, tip_heights(drawn, view.local)), code))
         networks = {
             "marks": Attachment(marks, image, training, half),
             "tip": Attachment(tip, told, training, half),
             "judge": Attachment(
-                JudgeGraph(deployable(judge, half=half)).eval(), torch.cat((facts, code), dim=1), judging, half
+                JudgeGraph(deployable(judge, half=half)).eval(), torch.from_numpy(facts)[None], judging, half
             ),
         }
         return Attached(networks, settings | {"families": list(FAMILIES)})

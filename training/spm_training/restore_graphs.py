@@ -13,7 +13,7 @@ from spm_runtime.pipelines.tip_candidates import FACTORS
 from spm_training.graphs import ExportGraph, TensorSpec
 from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH, JudgeNet
 from spm_training.networks.restorer import RestorerNet
-from spm_training.networks.tip import CODE_WIDTH, TipNet, TipOutput
+from spm_training.networks.tip import TipNet, TipOutput
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
 from spm_training.simulate.tips import FAMILIES
 
@@ -137,8 +137,13 @@ class TipGraph(ExportGraph):
         TensorSpec(
             "visible", "The tip: 1 at its apex, exp(height / local height) elsewhere.", ("visible",), limits=(0.0, 1.0)
         ),
+        TensorSpec(
+            "second",
+            "Probability that a second apex lies there; in the middle, that there is none.",
+            ("second",),
+            limits=(0.0, 1.0),
+        ),
         TensorSpec("families", "Probabilities of the kinds of corruption.", FAMILIES, is_map=False, limits=(0.0, 1.0)),
-        TensorSpec("code", "What the other networks are told of the tip.", _CODE[:CODE_WIDTH], is_map=False),
     )
 
     def __init__(self, network: TipNet) -> None:
@@ -157,7 +162,8 @@ class TipGraph(ExportGraph):
         """Evidence and surroundings, ``(B, channels, TIP_PX, TIP_PX)`` → the tensors of `OUTPUTS`."""
         draw: Callable[[Tensor], TipOutput] = self.network.draw  # type: ignore[assignment]
         found = draw(evidence)
-        return found.visible.sigmoid(), found.families.softmax(dim=1), found.code
+        second = found.second.flatten(1).softmax(dim=1).reshape(found.second.shape)
+        return found.visible.sigmoid(), second, found.families.softmax(dim=1)
 
 
 def _named(word: str, numbers: range) -> tuple[str, ...]:

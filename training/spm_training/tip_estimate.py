@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spm_runtime.errors import ParameterError
-from spm_runtime.pipelines.relief import ReliefView, tip_heights
+from spm_runtime.pipelines.relief import TIP_PX, ReliefView, tip_heights
 from spm_runtime.pipelines.tip_candidates import candidate_facts, chosen_factor
+from spm_runtime.pipelines.tip_drawn import tip_code, with_second_apex
 from spm_training.checkpoint import load_checkpoint
 from spm_training.networks.judge import JudgeNet
 from spm_training.networks.tip import TipNet
@@ -99,7 +100,10 @@ class TipEstimator:
         """
         with torch.no_grad():
             found = self.network.estimate(torch.from_numpy(view.image)[None, None], torch.from_numpy(evidence)[None])
-            tip, code = tip_heights(found.visible.sigmoid()[0, 0].numpy(), view.local), found.code[0].numpy()
+            second = found.second[0].flatten().softmax(dim=0).reshape(TIP_PX, TIP_PX).numpy()
+            visible = with_second_apex(found.visible.sigmoid()[0, 0].numpy(), second, evidence)
+            tip = tip_heights(visible, view.local)
+            code = tip_code(found.families.softmax(dim=1)[0].numpy(), evidence, visible)
             if self.judge is None:
                 return tip, code
             facts = torch.from_numpy(np.concatenate([candidate_facts(view, tip), code]))

@@ -1,8 +1,8 @@
 """Surfaces under a blunt or double tip: what the tip is, what the surface is, and where nobody can know.
 
 A network marks points of the image, another one draws the tip from what lies around them and from what the image says of the
-tip otherwise; a third one judges how blunt that tip is, and the last one, told of all that, draws the surface from the image and
-its erosions. Scans whose pixels no network was made for are restored without one.
+tip otherwise, and says where a second apex is; a third one judges how blunt that tip is, and the last one, told of all that,
+draws the surface from the image and its erosions. Scans whose pixels no network was made for are restored without one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from spm_runtime.pipelines.restored import Restored, check_heights, restored_res
 from spm_runtime.pipelines.tiling import run_tiled
 from spm_runtime.pipelines.tip_candidates import candidate_facts, chosen_factor
 from spm_runtime.pipelines.tip_classical import CLASSICAL, TOUCH, restore_classical
+from spm_runtime.pipelines.tip_drawn import tip_code, with_second_apex
 from spm_runtime.results import Result
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session, shared_session
@@ -141,15 +142,16 @@ def _find_tip(view: ReliefView, package: ModelPackage) -> _Tip:
         return _Tip(restore_classical(seen).tip, {}, {})
     marks = shared_session(package.attached[MARKS], "cpu").run({"image": _middle(view)[None]})
     around = surroundings(*(marks[name][0] for name in ("points", "values", "features")))
-    evidence = np.concatenate([tip_evidence(view), around])[None]
-    found = shared_session(package.attached[TIP], "cpu").run({"evidence": evidence})
+    evidence = np.concatenate([tip_evidence(view), around])
+    found = shared_session(package.attached[TIP], "cpu").run({"evidence": evidence[None]})
     names = [str(name) for name in package.settings["families"]]
     families = dict(zip(names, found["families"][0].tolist(), strict=True))
-    drawn = tip_heights(found["visible"][0, 0], view.local)
-    facts = np.concatenate([candidate_facts(view, drawn)[None], found["code"]], axis=1)
-    errors = shared_session(package.attached[JUDGE], "cpu").run({"facts": facts})["errors"]
-    code = np.concatenate([found["code"], errors], axis=1)
-    return _Tip(np.float32(chosen_factor(errors[0])) * drawn, {"code": code}, families)
+    visible = with_second_apex(found["visible"][0, 0], found["second"][0, 0], evidence)
+    drawn, code = tip_heights(visible, view.local), tip_code(found["families"][0], evidence, visible)
+    facts = np.concatenate([candidate_facts(view, drawn), code])[None]
+    errors = shared_session(package.attached[JUDGE], "cpu").run({"facts": facts})["errors"][0]
+    told = np.concatenate([code, errors])[None]
+    return _Tip(np.float32(chosen_factor(errors)) * drawn, {"code": told}, families)
 
 
 def _middle(view: ReliefView) -> NDArray[np.float32]:

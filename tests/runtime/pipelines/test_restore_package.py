@@ -20,6 +20,7 @@ from spm_runtime.models import load_package
 from spm_runtime.pipelines.relief import EVIDENCE, TIP_PX, relief_view
 from spm_runtime.pipelines.tip_candidates import FACTORS, FACTS
 from spm_runtime.pipelines.tip_classical import CLASSICAL
+from spm_runtime.pipelines.tip_drawn import CODE_WIDTH, TIP_FAMILIES
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session
 
@@ -27,7 +28,7 @@ onnx = pytest.importorskip("onnx", reason="onnx comes with the extra `train`")
 
 #: How much higher than the image the surface is drawn, in units of its relief, and the certainty that is told.
 RISE, TOUCHED = 0.125, 0.8
-#: What is foreseen for the candidates: they add up to nothing, so that the rise is that of the code.
+#: What is foreseen for the candidates.
 JUDGED = [0.0, -0.125, -0.25, -0.125, 0.0, 0.0, 0.125, 0.125, 0.125, 0.125]
 
 
@@ -44,16 +45,26 @@ def model_of(nodes, inputs, outputs, constants):
 
 
 def main_network():
-    """The image, risen by the sum of the code."""
+    """The image, risen by a share of the sum of the first numbers of the code: the probabilities of the families."""
     node = onnx.helper.make_node
     nodes = [
-        node("ReduceSum", ["code", "axes"], ["sum"], keepdims=0),
-        node("Add", ["image", "sum"], ["restored"]),
+        node("Slice", ["code", "first", "last", "second_axis"], ["families"]),
+        node("ReduceSum", ["families", "axes"], ["sum"], keepdims=0),
+        node("Mul", ["sum", "share"], ["rise"]),
+        node("Add", ["image", "rise"], ["restored"]),
         node("Mul", ["image", "nothing"], ["zero"]),
         node("Add", ["zero", "certainty"], ["touched"]),
     ]
     shape = ["b", 1, "h", "w"]
-    constants = {"axes": np.array([0, 1]), "nothing": np.float32(0), "certainty": np.float32(TOUCHED)}
+    constants = {
+        "axes": np.array([0, 1]),
+        "first": np.array([0]),
+        "last": np.array([TIP_FAMILIES]),
+        "second_axis": np.array([1]),
+        "share": np.float32(RISE),
+        "nothing": np.float32(0),
+        "certainty": np.float32(TOUCHED),
+    }
     inputs = [tensor("image", shape), tensor("code", ["b", "n"])]
     return model_of(nodes, inputs, [tensor("restored", shape), tensor("touched", shape)], constants)
 
@@ -80,7 +91,7 @@ def judge_network():
         node("Add", ["zero", "judged"], ["errors"]),
     ]
     constants = {"nothing": np.float32(0), "judged": np.array([JUDGED], np.float32)}
-    inputs = [tensor("facts", ["b", FACTS + 2])]
+    inputs = [tensor("facts", ["b", FACTS + CODE_WIDTH])]
     return model_of(nodes, inputs, [tensor("errors", ["b", len(FACTORS)])], constants)
 
 
@@ -95,15 +106,18 @@ def tip_network():
         node("ReduceMean", ["zero"], ["one"], axes=[1, 2], keepdims=0),
         node("ReduceMean", ["one"], ["number"], axes=[1], keepdims=1),
         node("Add", ["number", "chances"], ["families"]),
-        node("Add", ["number", "facts"], ["code"]),
+        node("Identity", ["zero"], ["second"]),
     ]
     side = ["b", len(EVIDENCE) + 3, TIP_PX, TIP_PX]
-    outputs = [tensor("visible", ["b", 1, TIP_PX, TIP_PX]), tensor("families", ["b", 4]), tensor("code", ["b", 2])]
+    outputs = [
+        tensor("visible", ["b", 1, TIP_PX, TIP_PX]),
+        tensor("second", ["b", 1, TIP_PX, TIP_PX]),
+        tensor("families", ["b", 4]),
+    ]
     constants = {
         "nothing": np.float32(0),
         "picture": np.exp(-np.add.outer(away, away)).astype(np.float32),
         "chances": np.array([[0.7, 0.1, 0.1, 0.1]], np.float32),
-        "facts": np.array([[RISE - 1.0, 1.0]], np.float32),
     }
     return model_of(nodes, [tensor("evidence", side)], outputs, constants)
 
@@ -140,12 +154,13 @@ def package(tmp_path, monkeypatch):
         "inputs": described("tip", {"evidence": evidence}),
         "outputs": described("tip", {
             "visible": np.exp(-np.add.outer(away, away))[None, None], "families": [[0.7, 0.1, 0.1, 0.1]],
-            "code": [[RISE - 1.0, 1.0]],
+            "second": np.zeros((1, 1, TIP_PX, TIP_PX)),
         }),
     }  # fmt: skip
     judge = {
         "source": "judge.onnx", "sha256": sha256(contents["judge.onnx"]), "training": {},
-        "inputs": described("judge", {"facts": np.ones((1, FACTS + 2))}), "outputs": described("judge", {"errors": [JUDGED]}),
+        "inputs": described("judge", {"facts": np.ones((1, FACTS + CODE_WIDTH))}),
+        "outputs": described("judge", {"errors": [JUDGED]}),
     }  # fmt: skip
     small = np.full((1, 1, 8, 8), 0.5)
     marks = {
@@ -164,8 +179,8 @@ def package(tmp_path, monkeypatch):
     rdf = {
         "name": "restore", "version": "0.0.1", "description": "a test", "config": {"spm": spm_block},
         "weights": {"onnx": {"source": "weights.onnx", "sha256": sha256(contents["weights.onnx"])}},
-        "inputs": described("main", {"image": image, "code": [[0.5, 0.25]]}),
-        "outputs": described("main", {"restored": image + 0.75, "touched": np.full_like(image, TOUCHED)}),
+        "inputs": described("main", {"image": image, "code": [[0.5, 0.25, 0.25, 0.0, 7.0]]}),
+        "outputs": described("main", {"restored": image + RISE, "touched": np.full_like(image, TOUCHED)}),
     }  # fmt: skip
     (folder / "rdf.yaml").write_text(yaml.safe_dump(rdf), encoding="utf-8")
     monkeypatch.setenv("SPM_MODELS", str(folder.parent))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spm_runtime.pipelines.tip_candidates import FACTORS, FACTS
-from spm_training.networks.tip import CODE_WIDTH
+from spm_runtime.pipelines.tip_drawn import CODE_WIDTH
 
 __all__ = ["JUDGED_WIDTH", "TOLD_WIDTH", "JudgeNet"]
 

@@ -13,14 +13,10 @@ from spm_runtime.pipelines.relief import EVIDENCE, TIP_PX
 from spm_training.networks.unet import UNet
 from spm_training.simulate.tips import FAMILIES
 
-__all__ = ["CODE_WIDTH", "PACKED_PX", "TipNet", "TipOutput", "correlated", "packed"]
+__all__ = ["PACKED_PX", "TipNet", "TipOutput", "correlated", "packed"]
 
-#: Numbers that come with the evidence as constant maps, at its end.
-_NUMBERS = 2
-#: Side of the blocks over which the visible tip is averaged for the code, and of the padded tip.
-_BLOCK, PACKED_PX = 8, 64
-#: Length of the code.
-CODE_WIDTH = len(FAMILIES) + _NUMBERS + (PACKED_PX // _BLOCK) ** 2
+#: Side of the padded tip.
+PACKED_PX = 64
 #: Pixels of the image for one of its features, and offsets between features in both directions.
 _COARSE, _REACH = 2, TIP_PX // 4
 #: Window of the mean that is taken away from one of the two views of the image, in pixels.
@@ -40,15 +36,11 @@ class TipOutput(NamedTuple):
         that there is none.
     families
         ``(B, len(FAMILIES))`` logits of the kinds of corruption.
-    code
-        ``(B, CODE_WIDTH)``: probabilities of the families, noise and local height, and the visible tip in blocks; what a network
-        that restores is told.
     """
 
     visible: Tensor
     second: Tensor
     families: Tensor
-    code: Tensor
 
 
 def packed(image: Tensor, evidence: Tensor) -> Tensor:
@@ -148,10 +140,7 @@ class TipNet(UNet):
         decoded, bottleneck = self.features(torch.cat((whole, seen), dim=1))
         visible = self.head(decoded)[..., :TIP_PX, :TIP_PX].float()
         pooled = torch.cat((bottleneck.mean(dim=(2, 3)) + bottleneck.amax(dim=(2, 3)), means[:, :, 0, 0]), dim=1)
-        families = self.kind(pooled).float()
-        blocks = functional.avg_pool2d(functional.pad(visible.sigmoid(), (0, rim, 0, rim)), _BLOCK)
-        numbers = evidence[:, -_NUMBERS:, 0, 0].float()
-        return TipOutput(visible, second, families, torch.cat((families.softmax(1), numbers, blocks.flatten(1)), dim=1))
+        return TipOutput(visible, second, self.kind(pooled).float())
 
 
 def correlated(points: Tensor, values: Tensor) -> Tensor:
