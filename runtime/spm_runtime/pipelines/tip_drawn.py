@@ -43,9 +43,10 @@ def with_second_apex(
     A new picture, nowhere darker than the old one. How much lower the second apex is, the evidence says: it is the pair of points
     at this offset that takes the least away from the image.
     """
-    y, x = np.unravel_index(int(np.argmax(second)), second.shape)
-    near = second[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-    if (y, x) == (HALF, HALF) or float(near.sum()) < LEAST_CHANCE:
+    away = second.copy()
+    away[HALF - 1 : HALF + 2, HALF - 1 : HALF + 2] = 0
+    y, x = np.unravel_index(int(np.argmax(away)), away.shape)
+    if float(away[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].sum()) < LEAST_CHANCE:
         return visible.copy()
     pairs = evidence[_FIRST_PAIR : _FIRST_PAIR + len(PAIR_HEIGHTS), y, x]
     lower = PAIR_HEIGHTS[int(np.argmin(pairs))]
