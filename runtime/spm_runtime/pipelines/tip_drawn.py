@@ -51,7 +51,7 @@ def with_second_apex(
     pairs = evidence[_FIRST_PAIR : _FIRST_PAIR + len(PAIR_HEIGHTS), y, x]
     lower = PAIR_HEIGHTS[int(np.argmin(pairs))]
     moved = ndimage.shift(visible, (int(y) - HALF, int(x) - HALF), order=0)
-    return np.maximum(visible, moved * np.float32(np.exp(-lower)))
+    return np.asarray(np.maximum(visible, moved * np.float32(np.exp(-lower))), np.float32)
 
 
 def tip_code(
