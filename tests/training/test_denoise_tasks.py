@@ -32,7 +32,8 @@ def options_of(**values):
 
 
 def image_of(seed, split, number, options):
-    return lattice_image(seed, split, number, **drawn_by(options))
+    recipe = load_recipe("denoise", smoke=True).model_copy(update={"lattices": options})
+    return lattice_image(seed, split, number, **drawn_by(recipe))
 
 
 def recipe_of(name, *overrides):
@@ -60,6 +61,22 @@ class TestImages:
         noisy = image_of(0, 0, number, white)
         noise = (noisy.image.astype(np.float64) - noisy.clean).std() / noisy.height
         assert noise == pytest.approx(0.2, rel=0.03)  # in heights of an atom in the plane
+
+    def test_other_surfaces_have_their_share(self):
+        half = [image_of(0, 0, number, options_of(image_px=64, surfaces_share=0.5)) for number in range(60)]
+        others = [one for one in half if one.lattice == -1]
+        assert 15 < len(others) < 45
+        assert {one.lattice for one in half} == {-1, 0, 1, 2, 3, 4}
+        for one in others:
+            assert (one.height, len(one.yx_px)) == (1, 0)
+            assert 0 < np.abs(one.image - one.clean).std() < 1
+            assert np.abs(one.clean).max() < 4
+
+    def test_upside_down_is_the_same_image_otherwise(self):
+        still = {"thermal": (0, 0), "shot": (0, 0), "striation": (0, 0)}
+        up, down = (image_of(0, 0, 3, options_of(inverted_share=share, **still)) for share in (0, 1))
+        np.testing.assert_allclose(down.image.astype(float), -up.image.astype(float), atol=2e-3)
+        np.testing.assert_array_equal(down.yx_px, up.yx_px)
 
     @pytest.mark.parametrize("name", ["thermal", "shot", "striation"])
     def test_the_shipped_noise_holds_that_of_the_tables(self, name):
@@ -94,6 +111,10 @@ class TestImages:
         with pytest.raises(ParameterError, match=match):
             recipe_of("denoise", word)
 
+    def test_patches_are_cut_from_lattices(self):
+        with pytest.raises(ParameterError, match=r"surfaces_share: patches are cut from lattices only"):
+            recipe_of("cae-b", "lattices.surfaces_share=0.1")
+
     def test_a_run_keeps_the_recipe(self, tmp_path):
         recipe = recipe_of("cae-twin", 'lattices.names=["fcc"]', "lattices.target=noisy")
         (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
@@ -105,7 +126,7 @@ class TestCrops:
         recipe = recipe_of("denoise")
         image, clean, height = LatticeCrops(recipe, Split.TRAIN)[1, 1]
         number = (recipe.data.steps_per_epoch * recipe.data.batch + 1) % recipe.data.pool
-        whole = image_of(recipe.training.seed, 0, number, recipe.lattices)
+        whole = lattice_image(recipe.training.seed, 0, number, **drawn_by(recipe))
         assert height == pytest.approx(whole.height)
         found = 0
         for axes in ((), (0,), (1,), (0, 1)):
@@ -272,6 +293,7 @@ def test_figures_are_those_of_atoms_of_height_one():
     from skimage.metrics import structural_similarity
 
     words = ("lattices.thermal=[0.1,0.1]", "lattices.shot=[0,0]", "lattices.striation=[0,0]", "data.crop_px=96")
+    words = (*words, "lattices.surfaces_share=0")
     task = task_of(recipe_of("denoise", *words))
     batch = task.collate([task.dataset(Split.VALIDATION)[0, i] for i in range(5)])
     found = task.validation_metrics(task.validation_sums(batch.image, batch))

@@ -152,6 +152,11 @@ class LatticeImageOptions(Options):
     #: Largest share of vacancies and of adatoms among the sites; each share is drawn evenly from 0 to it.
     vacancies_max: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     adatoms_max: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    #: Share of images of other surfaces, with steps and point defects, as the table ``[surfaces]`` has them: a network that saw
+    #: lattices alone makes lattices of everything. Patches are cut from lattices only.
+    surfaces_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    #: Share of images upside down, for contrasts in which atoms are dark.
+    inverted_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     #: Patches of each image that patch autoencoders learn from: out of those at every fourth pixel while there are enough of
     #: them, anywhere beyond. Source: USC report, sections 4.2 and 4.3.
     patches: Count = 3000

@@ -88,9 +88,10 @@ class DenoisePackage(PackagedTask):
         """What it may be used for and what it was trained on."""
         card, lattices = self.recipe.card, self.recipe.lattices
         modalities = ", ".join(modality.upper() for modality in card.modalities)
+        others = f" and,\n{lattices.surfaces_share:.0%} of them, of other surfaces" if lattices.surfaces_share else ""
         return (
             f"For maps of any channel ({modalities}). Trained on simulated images of the lattices\n"
-            f"{', '.join(lattices.names or LATTICES)}. Values keep their unit, offset and plane."
+            f"{', '.join(lattices.names or LATTICES)}{others}. Values keep their unit, offset and plane."
         )
 
     def score_meaning(self, *, calibrated: bool) -> str:

@@ -217,5 +217,6 @@ def trained_for_export(run: RunFolder, *, half: bool) -> tuple[nn.Module, dict[s
         for name in ("thermal", "shot", "striation", "spread_factor"):
             low, high = getattr(lattices, name)
             training[name] = f"{low:g} to {high:g}"
+        training["other_surfaces"] = f"{lattices.surfaces_share:.0%}"
         training["target"] = f"the {lattices.target} image"
     return network, {**training, "weights": "float16" if half else "float32"}

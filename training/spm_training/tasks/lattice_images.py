@@ -1,4 +1,4 @@
-"""Simulated images of lattices as the networks that denoise see them, and crops and patches of them.
+"""Simulated images of lattices, and of other surfaces, as the networks that denoise see them; crops and patches of them.
 
 Source of the patches: USC report, sections 4.2 (stride 4, turned by quarters and mirrored on the fly) and 4.3 (3000, or 4900, of
 each image).
@@ -17,11 +17,11 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spm_runtime.pipelines.denoise_view import denoise_view
+from spm_runtime.pipelines.denoise_view import DenoiseView, denoise_view
 from spm_training.data import Split, rng_for
-from spm_training.options import LatticeImageOptions
 from spm_training.recipe import Recipe
 from spm_training.simulate.stm_lattices import LATTICES, VACANCY, Noise, simulate_lattice
+from spm_training.simulate.surfaces import simulate_surface
 
 __all__ = ["CropBatch", "LatticeCrops", "LatticeImage", "LatticePatches", "PatchBatch", "drawn_by", "lattice_image"]
 
@@ -39,7 +39,8 @@ class LatticeImage(NamedTuple):
     """An image with its truth, in the units of its `spm_runtime.pipelines.denoise_view.DenoiseView`.
 
     ``image`` and ``clean`` ``(H, W)`` float16; ``yx_px`` ``(N, 2)`` float32 places of the atoms that are there; ``height`` of an
-    atom in the plane, in the same units; ``lattice`` its number in `LATTICES`.
+    atom in the plane, in the same units; ``lattice`` its number in `LATTICES`. Of another surface no atoms are named, its
+    height is 1, the relief, and its number −1.
     """
 
     image: NDArray[np.float16]
@@ -62,40 +63,57 @@ def lattice_image(
     striation: tuple[float, float],
     vacancies_max: float,
     adatoms_max: float,
+    surfaces_share: float,
+    inverted_share: float,
+    families: tuple[str, ...],
+    detectability: tuple[float, float],
 ) -> LatticeImage:
-    """One image, a pure function of its arguments, which are those of `drawn_by`; takes a tenth of a second.
+    """One image, a pure function of its arguments, which are those of `drawn_by`; takes a twentieth of a second.
 
     The lattices take turns.
     """
     rng = rng_for(seed, Split(split), 0, number)
+    shape = (image_px, image_px)
+    sign = -1 if rng.random() < inverted_share else 1
+    if rng.random() < surfaces_share:
+        surface = simulate_surface(rng, shape=shape, families=families or None, noise=_drawn(rng, detectability))
+        view = denoise_view(sign * surface.image)
+        return _image(view, sign * surface.clean, np.empty((0, 2)), 1.0, -1)
     name = (names or tuple(LATTICES))[number % len(names or LATTICES)]
-
-    def drawn(low: float, high: float) -> float:
-        return float(np.exp(rng.uniform(np.log(low), np.log(high)))) if high else 0.0
-
     scene = simulate_lattice(
         rng,
         name,
-        shape=(image_px, image_px),
-        noise=Noise(drawn(*thermal), drawn(*shot), drawn(*striation)),
-        spread_px=LATTICES[name].spread_px * drawn(*spread_factor),
+        shape=shape,
+        noise=Noise(_drawn(rng, thermal), _drawn(rng, shot), _drawn(rng, striation)),
+        spread_px=LATTICES[name].spread_px * _drawn(rng, spread_factor),
         vacancies=float(rng.uniform(0, vacancies_max)),
         adatoms=float(rng.uniform(0, adatoms_max)),
     )
-    view = denoise_view(scene.image)
-    there = scene.yx_px[scene.state != VACANCY].astype(np.float32)
-    return LatticeImage(
-        view.image.astype(np.float16),
-        view.normalised(scene.clean).astype(np.float16),
-        there,
-        1 / view.scale,
-        tuple(LATTICES).index(name),
-    )
+    view = denoise_view(sign * scene.image)
+    there = scene.yx_px[scene.state != VACANCY]
+    return _image(view, sign * scene.clean, there, 1 / view.scale, tuple(LATTICES).index(name))
 
 
-def drawn_by(options: LatticeImageOptions) -> dict[str, Any]:
+def _drawn(rng: np.random.Generator, ends: tuple[float, float]) -> float:
+    """Log-uniform between two ends; 0 between two zeros."""
+    return float(np.exp(rng.uniform(*np.log(ends)))) if ends[1] else 0.0
+
+
+def _image(
+    view: DenoiseView, clean: NDArray[np.floating], yx_px: NDArray[np.float64], height: float, lattice: int
+) -> LatticeImage:
+    seen, truth = (one.astype(np.float16) for one in (view.image, view.normalised(clean)))
+    return LatticeImage(seen, truth, yx_px.astype(np.float32), height, lattice)
+
+
+def drawn_by(recipe: Recipe) -> dict[str, Any]:
     """The options that an image depends on: plain values, so that a cache knows them again."""
-    return options.model_dump(exclude={"patches", "target"})
+    surfaces = recipe.surfaces
+    return {
+        **recipe.lattices.model_dump(exclude={"patches", "target"}),
+        "families": surfaces.families,
+        "detectability": (surfaces.detectability_min, surfaces.detectability_max),
+    }
 
 
 class CropBatch(NamedTuple):
@@ -146,7 +164,7 @@ class LatticeCrops(Dataset[Any]):
         number = index
         if self.split is Split.TRAIN:
             number = (epoch * data.steps_per_epoch * data.batch + index) % data.pool
-        drawn: LatticeImage = self._draw(seed, int(self.split), number, **drawn_by(self.recipe.lattices))
+        drawn: LatticeImage = self._draw(seed, int(self.split), number, **drawn_by(self.recipe))
         rng = rng_for(seed, self.split, epoch + 1, index)
         y, x = (int(start) for start in rng.integers(0, self.recipe.lattices.image_px - data.crop_px + 1, size=2))
         mirrored = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
@@ -283,7 +301,7 @@ class LatticePatches(Dataset[Any]):
         draw = Memory(recipe.data.cache or None, verbose=0).cache(lattice_image)
         count = recipe.data.pool if self.split is Split.TRAIN else min(_OTHER_IMAGES, recipe.data.validation_images)
         images: list[LatticeImage] = [
-            draw(recipe.training.seed, int(self.split), number, **drawn_by(recipe.lattices)) for number in range(count)
+            draw(recipe.training.seed, int(self.split), number, **drawn_by(recipe)) for number in range(count)
         ]
         places, offsets = [], []
         for number, one in enumerate(images):
