@@ -308,9 +308,23 @@ def test_figures_are_those_of_atoms_of_height_one():
     assert found["ssim"] == pytest.approx(np.mean(expected), abs=1e-4)
 
 
+def test_errors_count_in_units_of_the_noise():
+    """An answer that leaves a tenth of the noise costs the same at any noise, but for the floor."""
+    losses = []
+    for noise in (0.03, 0.3):
+        quiet = ("lattices.shot=[0,0]", "lattices.striation=[0,0]", "lattices.surfaces_share=0")
+        words = (f"lattices.thermal=[{noise},{noise}]", *quiet)
+        task = task_of(recipe_of("denoise", "loss.relative_floor=1e-4", *words))
+        batch = task.collate([task.dataset(Split.VALIDATION)[0, i] for i in range(3)])
+        terms = task.loss(batch.clean + 0.1 * (batch.image - batch.clean), batch)
+        losses.append(float(terms["loss"]))
+        assert terms["squares"] < terms["loss"]
+    assert losses == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
 def test_the_noisy_image_is_a_target_too():
     for name in ("denoise", "cae-a"):
-        task = task_of(recipe_of(name, "lattices.target=noisy"))
+        task = task_of(recipe_of(name, "lattices.target=noisy", "loss.relative_floor=0"))
         batch = task.collate([task.dataset(Split.VALIDATION)[0, i] for i in range(2)])
         network = task.build_network().eval()
         with torch.no_grad():

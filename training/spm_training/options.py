@@ -204,7 +204,7 @@ class LossOptions(Options):
     gradient_weight: Annotated[float, Field(ge=0)] = 0.0
     touched_weight: Annotated[float, Field(ge=0)] = 0.0
     #: Errors count in units of the error of the scan as it was plus this height (in units of its relief), so that every scan
-    #: matters alike; 0 counts them in units of the relief.
+    #: matters alike; 0 counts them in units of the relief. Of a network that takes noise away: in units of the noise.
     relative_floor: Annotated[float, Field(ge=0)] = 0.0
     #: What the network with two decoders learns beside the image without noise: the patch moved so that its nearest atom is in
     #: the middle, and how far in pixels that is.

@@ -120,8 +120,15 @@ class DenoiserTask(_Denoising):
         return batch.image
 
     def loss(self, output: Tensor, batch: CropBatch) -> dict[str, Tensor]:
-        """``loss``: the mean squared error in units of the view."""
-        return {"loss": functional.mse_loss(output, self._target(batch))}
+        """``loss``: the mean squared error, and ``squares``, the same in units of the view.
+
+        With a `LossOptions.relative_floor` the errors of an image count in units of its noise: without, the noisiest images are
+        all that matters, and those with little noise keep most of it.
+        """
+        squares = ((output - self._target(batch)) ** 2).mean(dim=(1, 2, 3))
+        floor = self.recipe.loss.relative_floor
+        unit = ((batch.image - batch.clean) ** 2).mean(dim=(1, 2, 3)) + floor**2 if floor else torch.ones_like(squares)
+        return {"loss": (squares / unit).mean(), "squares": squares.mean()}
 
     def validation_sums(self, output: Tensor, batch: CropBatch) -> list[float]:
         """Sums over the images, in the order of `sum_names`."""
