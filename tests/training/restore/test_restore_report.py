@@ -267,6 +267,21 @@ def test_real_scans_keep_what_is_missing(monkeypatch, tmp_path):
     assert inner(image).shape == (48, 48)
 
 
+def test_what_was_taken_away_from_a_real_scan_is_drawn_as_such(monkeypatch):
+    """A tilted scan on a large offset, from half of which a tenth of its relief is taken away."""
+    shown = []
+    monkeypatch.setattr(pictures, "_grid", lambda panels, *_: shown.append(dict(panels)) or Figure())
+    heights = np.random.default_rng(0).uniform(0, 1e-9, (64, 64))
+    image = (5e-8 + np.add.outer(2e-10 * np.arange(64), np.zeros(64)) + heights).astype(np.float32)
+    restored = image.copy()
+    restored[:, 32:] -= 1e-10
+    add_real(Page("", ""), [RealExample(Scan(image), {"half": Restored(restored, None)}, {})])
+    taken = shown[0]["taken away, four times: half"]
+    assert np.median(taken[:, 32:]) == pytest.approx(0.4, rel=0.03)
+    assert np.abs(taken[:, :32]).max() < 1e-3
+    assert np.ptp(shown[0]["half"]) < 1.2e-9
+
+
 def test_certainty_and_tip_are_shown_where_they_are_wanted(monkeypatch):
     options = RestoreOptions(images=2, side_px=64, families=("double", "convolution"), modalities=("afm",))
     examples, shown = Examples(each=1), []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import spm_runtime
 from spm_runtime.errors import AdatomError, ParameterError
-from spm_runtime.levelling import level_for_display
+from spm_runtime.levelling import fit_plane
 from spm_runtime.scan import Scan
 from spm_training.restore.evaluate import Restorer
 from spm_training.restore.metrics import inner, quality
@@ -151,14 +151,14 @@ def add_real(page: Page, examples: Sequence[RealExample]) -> None:
     """Add before, after and certainty of real scans, levelled by a plane for the eye; there is no truth to compare with."""
     for example in examples:
         scan = example.scan
-        before = np.asarray(level_for_display(scan.image), np.float64)
         # What levels the scan levels what was made of it: otherwise a change of the plane would look like one of the surface.
-        taken = np.asarray(scan.image, np.float64) - before
+        plane = fit_plane(scan.image)
+        before = scan.image - plane
         low, high = _scale(before)
         panels: list[tuple[str, Pixels]] = [("scan", before)]
         further: list[tuple[str, Pixels]] = []
         for name, restored in example.made.items():
-            after = np.asarray(restored.heights, np.float64) - taken
+            after = restored.heights - plane
             panels.append((name, after))
             further.append((f"taken away, four times: {name}", 4 * (before - after) / (high - low)))
             if restored.certainty is not None:
