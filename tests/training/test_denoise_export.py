@@ -12,7 +12,9 @@ from spm_runtime.pipelines.denoise_view import denoise_view
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session, self_test
 from spm_training.data import Split
-from spm_training.denoise_report import DenoiseOptions, package_denoiser, score_denoiser
+from spm_training.denoise.evaluate import package_denoiser
+from spm_training.denoise.report import score_denoiser
+from spm_training.denoise.scenes import DenoiseOptions
 from spm_training.export import ExportOptions, evaluation_of, export_run
 from spm_training.graphs import Calibration
 from spm_training.peers.denoise import Gaussian

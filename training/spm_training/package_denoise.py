@@ -12,14 +12,9 @@ from spm_kernels import PatchGrid, extract_patches
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.denoise_view import BEYOND_PERCENT, denoise_view
 from spm_training.data import Split, rng_for
-from spm_training.denoise_report import (
-    DENOISE_SEED,
-    DenoiseOptions,
-    DenoiseReport,
-    LatticeScore,
-    package_denoiser,
-    score_denoiser,
-)
+from spm_training.denoise.evaluate import LatticeScore, package_denoiser
+from spm_training.denoise.report import DenoiseReport, score_denoiser
+from spm_training.denoise.scenes import DENOISE_SEED, DenoiseOptions
 from spm_training.networks.cae import CaeA, CaeB
 from spm_training.package_task import Attached, InputSpec, PackagedTask, UserParameter
 from spm_training.recipe import CaeNetworkOptions

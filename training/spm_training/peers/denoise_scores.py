@@ -13,6 +13,7 @@ from spm_training.data import Split, rng_for
 from spm_training.peers.denoise import Denoiser
 from spm_training.simulate.stm_lattices import (
     ADATOM,
+    ATOM,
     LATTICES,
     VACANCY,
     LatticeScene,
@@ -20,7 +21,7 @@ from spm_training.simulate.stm_lattices import (
     simulate_lattice,
 )
 
-__all__ = ["DenoiseScores", "compare", "defect_contrast", "draw_lattices", "score"]
+__all__ = ["DenoiseScores", "compare", "contrast_left", "defect_contrast", "draw_lattices", "has_defects", "score"]
 
 #: The range that PSNR and SSIM refer to: the height of an atom in the plane.
 DATA_RANGE = 1.0
@@ -75,8 +76,15 @@ def defect_contrast(scene: LatticeScene, denoiser: Denoiser) -> dict[str, float]
     -------
     Shares by ``vacancy`` and ``adatom``; NaN where the image has none.
     """
-    answer = denoiser(scene.image, scene.noise_rms).astype(np.float64)
-    answer -= denoiser(scene.perfect_image, scene.noise_rms)
+    answers = (denoiser(image, scene.noise_rms) for image in (scene.image, scene.perfect_image))
+    return contrast_left(scene, *answers)
+
+
+def contrast_left(
+    scene: LatticeScene, answer: NDArray[np.float32], answer_to_perfect: NDArray[np.float32]
+) -> dict[str, float]:
+    """The shares of `defect_contrast` from the answers to ``scene.image`` and to ``scene.perfect_image``."""
+    added = answer.astype(np.float64) - answer_to_perfect
     truth = scene.clean.astype(np.float64) - scene.perfect
     y, x = np.mgrid[: truth.shape[0], : truth.shape[1]]
     shares = {}
@@ -85,8 +93,13 @@ def defect_contrast(scene: LatticeScene, denoiser: Denoiser) -> dict[str, float]
         for row, column in scene.yx_px[scene.state == state]:
             near |= np.hypot(y - row, x - column) <= _NEAR * scene.width_px
         power = float(np.sum(truth[near] ** 2))
-        shares[name] = float(np.sum(answer[near] * truth[near]) / power) if power else float("nan")
+        shares[name] = float(np.sum(added[near] * truth[near]) / power) if power else float("nan")
     return shares
+
+
+def has_defects(scene: LatticeScene) -> bool:
+    """Whether a vacancy or an adatom stands in the image."""
+    return bool((scene.state != ATOM).any())
 
 
 def draw_lattices(

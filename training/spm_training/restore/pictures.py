@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -23,13 +22,9 @@ from spm_training.restore.score import Restored, comparable_tips
 from spm_training.simulate.tips import TipScene
 from spm_training.simulate.tips.scene import local_height
 from spm_training.studies.page import Page
+from spm_training.studies.plots import Picture, grey_scale, pictures
 
 __all__ = ["Examples", "RealExample", "add_examples", "add_real", "real_examples"]
-
-#: Panels beside each other, and the width and height of one in inches.
-_ACROSS, _WIDE, _HIGH = 6, 2.3, 2.55
-#: Share of the pixels at either end of the grey scale.
-_CUT_PERCENT = 0.5
 
 Pixels = NDArray[np.floating]
 
@@ -129,7 +124,7 @@ def add_examples(page: Page, examples: Examples, order: Sequence[str], detailed:
             f"{scene.modality.upper()}, {shown.group}, {scene.surface}, image {shown.index}: tip {scene.tip_kind}, "
             f"reach {scene.tip_scale_px:.1f} px, noise {100 * scene.disturbance.white:.1f} % of the relief"
         )
-        page.figure(_grid([*panels, *details], _scale(clean), len(panels)), words)
+        page.figure(_grid([*panels, *details], grey_scale(clean), len(panels)), words)
 
 
 def _details(scene: TipScene, made: Mapping[str, Restored]) -> list[tuple[str, Pixels]]:
@@ -154,7 +149,7 @@ def add_real(page: Page, examples: Sequence[RealExample]) -> None:
         # What levels the scan levels what was made of it: otherwise a change of the plane would look like one of the surface.
         plane = fit_plane(scan.image)
         before = scan.image - plane
-        low, high = _scale(before)
+        low, high = grey_scale(before)
         panels: list[tuple[str, Pixels]] = [("scan", before)]
         further: list[tuple[str, Pixels]] = []
         for name, restored in example.made.items():
@@ -171,30 +166,7 @@ def add_real(page: Page, examples: Sequence[RealExample]) -> None:
 
 def _grid(panels: Sequence[tuple[str, Pixels]], scale: tuple[float, float], heights: int) -> Figure:
     """Panels in rows; the first so many on one scale of heights, the others from 0 to 1."""
-    across = min(_ACROSS, len(panels))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(_WIDE * across, _HIGH * down), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel()
-    for number, axis in enumerate(axes):
-        if number >= len(panels):
-            axis.set_visible(False)
-            continue
-        title, image = panels[number]
-        _show(axis, title, image, scale if number < heights else (0.0, 1.0))
-    return figure
-
-
-def _show(axis: Axes, title: str, image: Pixels, scale: tuple[float, float]) -> None:
-    axis.imshow(image, cmap="gray", vmin=scale[0], vmax=scale[1], interpolation="nearest")
-    axis.set_title(title, fontsize=7)
-    axis.set_axis_off()
-
-
-def _scale(heights: Pixels) -> tuple[float, float]:
-    """Ends of the grey scale, apart."""
-    known = heights[np.isfinite(heights)]
-    low, high = np.percentile(known, (_CUT_PERCENT, 100 - _CUT_PERCENT)) if known.size else (0.0, 1.0)
-    return float(low), max(float(high), float(low) + 1e-30)
+    return pictures([Picture(*panel, scale if number < heights else (0.0, 1.0)) for number, panel in enumerate(panels)])
 
 
 def _cut(image: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -10,10 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["Cloud", "Panel", "clouds", "panels", "sheet"]
+__all__ = ["Cloud", "Panel", "Picture", "clouds", "grey_scale", "panels", "pictures", "sheet"]
 
 #: Width of a panel and its height in inches.
 _WIDE, _HIGH = 4.2, 3.1
+#: Pictures beside each other, and the width and height of one in inches.
+_ACROSS, _PICTURE_WIDE, _PICTURE_HIGH = 6, 2.3, 2.55
+#: Share of the pixels at either end of the grey scale.
+_CUT_PERCENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,15 @@ class Cloud:
     names: Sequence[str] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image ``(H, W)`` in grey, with its title and the values that are black and white."""
+
+    title: str
+    image: NDArray[np.generic]
+    ends: tuple[float, float]
+
+
 def panels(content: Sequence[Panel], *, columns: int = 2) -> Figure:
     """Curves side by side."""
     rows = -(-len(content) // columns)
@@ -100,6 +113,28 @@ def clouds(content: Sequence[Cloud], *, columns: int = 2) -> Figure:
     for one in axes[len(content) :]:
         one.set_axis_off()
     return figure
+
+
+def pictures(content: Sequence[Picture]) -> Figure:
+    """Images in rows."""
+    across = min(_ACROSS, len(content))
+    down = -(-len(content) // across)
+    figure = Figure(figsize=(_PICTURE_WIDE * across, _PICTURE_HIGH * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis, one in zip(axes, content, strict=False):
+        axis.imshow(one.image, cmap="gray", vmin=one.ends[0], vmax=one.ends[1], interpolation="nearest")
+        axis.set_title(one.title, fontsize=7)
+        axis.set_axis_off()
+    for axis in axes[len(content) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def grey_scale(image: NDArray[np.floating]) -> tuple[float, float]:
+    """Ends of the grey scale of an image, apart; a few outliers are cut off."""
+    known = image[np.isfinite(image)]
+    low, high = np.percentile(known, (_CUT_PERCENT, 100 - _CUT_PERCENT)) if known.size else (0.0, 1.0)
+    return float(low), max(float(high), float(low) + 1e-30)
 
 
 def sheet(
