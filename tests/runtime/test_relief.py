@@ -120,6 +120,15 @@ class TestEvidence:
         # A second apex of the same height is as good in the opposite direction.
         assert abs(np.array(np.unravel_index(int(np.argmin(taken)), taken.shape)) - HALF).tolist() == [5, 9]
 
+    @pytest.mark.parametrize("shape", [(40, 40), (60, 60), (64, 200), (16, 300), (1, 80)])
+    def test_a_narrow_scan_shows_no_second_apex_that_is_not_there(self, shape: tuple[int, int]) -> None:
+        surface = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+        evidence = tip_evidence(relief_view(dilate(surface, paraboloid(6.0))))
+        pairs = [number for number, name in enumerate(EVIDENCE) if name.startswith("pair")]
+        away = evidence[pairs].copy()
+        away[:, HALF - 3 : HALF + 4, HALF - 3 : HALF + 4] = 0
+        assert away.min() > -1
+
     def test_noise_and_local_height_are_told(self) -> None:
         rng = np.random.default_rng(0)
         heights = terraces(256) + 0.02 * rng.standard_normal((256, 256))

@@ -146,6 +146,8 @@ def test_the_parts_of_the_tip_network_say_what_the_whole_says():
         found = tip.named(torch.from_numpy(np.concatenate((evidence, around)))[None])
         expected = network.estimate(torch.from_numpy(view.image)[None, None], torch.from_numpy(evidence)[None])
     torch.testing.assert_close(found["visible"], expected.visible.sigmoid(), atol=1e-3, rtol=1e-3)
+    second = expected.second.flatten(1).softmax(dim=1).reshape(found["second"].shape)
+    torch.testing.assert_close(found["second"], second, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found["families"], expected.families.softmax(dim=1), atol=1e-3, rtol=1e-3)
     assert found["visible"].std() > 1e-3
 

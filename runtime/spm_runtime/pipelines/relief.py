@@ -51,9 +51,9 @@ BLIND_PX, BLIND_NOISE = 31, 4.0
 #: Depths, in units of the local height, below which a tip does not matter.
 DEEP = 4.0
 #: How much lower a second apex is tried, in units of the local height; about so many pixels are asked; side of the
-#: neighbourhood with which a pair is compared, and what is added to both.
+#: neighbourhood with which a pair is compared, and what is added to both; fewest rows and columns that are asked.
 PAIR_HEIGHTS = (0.0, 0.05, 0.1, 0.17, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5)
-PAIR_PIXELS, PAIR_AROUND_PX, PAIR_LEAST = 1 << 14, 5, 0.005
+PAIR_PIXELS, PAIR_AROUND_PX, PAIR_LEAST, PAIR_LEAST_PX = 1 << 14, 5, 0.005, 16
 #: What `tip_evidence` tells, channel by channel.
 EVIDENCE = (
     *(f"maxima {reach} px, quantile {q:g}" for reach in REACHES for q in QUANTILES),
@@ -238,14 +238,20 @@ def _autocorrelation(image: Image) -> NDArray[np.float64]:
 def _pairs(smooth: Image, view: ReliefView) -> NDArray[np.float32]:
     """What openings by two points take away, as the logarithm of its share of what neighbouring pairs take away.
 
-    ``(len(PAIR_HEIGHTS), TIP_PX, TIP_PX)``; far below 0 at a second apex.
+    ``(len(PAIR_HEIGHTS), TIP_PX, TIP_PX)``; far below 0 at a second apex, and 0 where too little of the scan is asked to tell.
     """
     levelled = np.where(view.valid, smooth / np.float32(view.local), np.float32(np.nan))
     step = min(smooth.size // PAIR_PIXELS, smooth.shape[0] // 16)
     taken = pair_top_hat(levelled, np.array(PAIR_HEIGHTS, np.float32), reach_px=HALF, row_step=max(step, 1))
-    taken = np.nan_to_num(taken, nan=1.0)
-    around = ndimage.uniform_filter(taken, (1, PAIR_AROUND_PX, PAIR_AROUND_PX))
-    return np.asarray(np.log((taken + PAIR_LEAST) / (around + PAIR_LEAST)), np.float32)
+    away = 2 * np.abs(np.arange(TIP_PX) - HALF)
+    enough = [length - away >= PAIR_LEAST_PX for length in smooth.shape]
+    known = np.isfinite(taken) & np.logical_and.outer(*enough)
+    taken = np.where(known, taken, 0)
+    window = (1, PAIR_AROUND_PX, PAIR_AROUND_PX)
+    share = ndimage.uniform_filter(known.astype(np.float64), window)
+    around = ndimage.uniform_filter(taken.astype(np.float64), window) / np.maximum(share, 1e-3)
+    found = np.log((taken + PAIR_LEAST) / (around + PAIR_LEAST))
+    return np.where(known, found, 0).astype(np.float32)
 
 
 def marks_input(view: ReliefView) -> Image:

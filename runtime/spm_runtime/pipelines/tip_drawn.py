@@ -46,7 +46,7 @@ def with_second_apex(
     away = second.copy()
     away[HALF - 1 : HALF + 2, HALF - 1 : HALF + 2] = 0
     y, x = np.unravel_index(int(np.argmax(away)), away.shape)
-    if float(away[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].sum()) < LEAST_CHANCE:
+    if not float(away[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].sum()) >= LEAST_CHANCE:  # NaN is no chance
         return visible.copy()
     pairs = evidence[_FIRST_PAIR : _FIRST_PAIR + len(PAIR_HEIGHTS), y, x]
     lower = PAIR_HEIGHTS[int(np.argmin(pairs))]
