@@ -163,8 +163,10 @@ PEERS: Mapping[str, tuple[Denoiser, ...]] = MappingProxyType(
         "wavelet": tuple(
             Wavelet(*one) for one in itertools.product((0.7, 1.0, 1.4, 2.0, 2.8), ("db2", "sym4", "coif2"))
         ),
-        "BM3D": tuple(Bm3d(strength) for strength in (1.0, 1.25, 1.5, 1.8, 2.2)),
-        "BM3D, told of the lines": tuple(Bm3d(*one) for one in itertools.product((1.0, 1.25, 1.5), (0.12, 0.25, 0.4))),
+        "BM3D": tuple(Bm3d(strength) for strength in (1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.3)),
+        "BM3D, told of the lines": tuple(
+            Bm3d(*one) for one in itertools.product((1.0, 1.25, 1.5, 1.8), (0.06, 0.12, 0.25))
+        ),
     }
 )
 
