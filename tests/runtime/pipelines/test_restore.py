@@ -13,10 +13,11 @@ from scipy import ndimage
 from spm_kernels import dilate
 from spm_runtime.errors import ParameterError
 from spm_runtime.pipelines import restore as module
-from spm_runtime.pipelines.relief import RESTORE_CHANNELS, TIP_PX, relief_view, restore_channels
+from spm_runtime.pipelines.relief import PAIR_HEIGHTS, RESTORE_CHANNELS, TIP_PX, relief_view, restore_channels
 from spm_runtime.pipelines.restore import restore_surface
 from spm_runtime.pipelines.tip_candidates import FACTORS, FACTS
 from spm_runtime.pipelines.tip_classical import CLASSICAL, restore_classical
+from spm_runtime.pipelines.tip_drawn import CODE_WIDTH
 from spm_runtime.results import ModelReference
 from spm_runtime.scan import Scan
 
@@ -67,7 +68,7 @@ class TipNetwork:
     """Says the same of every tip."""
 
     def __init__(self, visible=VISIBLE) -> None:
-        self.visible, self.seen = visible, []
+        self.visible, self.second, self.seen = visible, np.zeros_like(visible), []
 
     def run(self, inputs):
         if "image" in inputs:  # what marks points: everything is one
@@ -75,7 +76,7 @@ class TipNetwork:
             flat = np.ones((1, 1, *(size // 2 for size in inputs["image"].shape[2:])), np.float32)
             return {"points": flat, "values": flat, "features": flat}
         if "facts" in inputs:  # what judges: the tip is right as it is
-            assert inputs["facts"].shape == (1, FACTS + 2)
+            assert inputs["facts"].shape == (1, FACTS + CODE_WIDTH)
             return {"errors": (np.log(FACTORS) ** 2)[None].astype(np.float32)}
         assert list(inputs) == ["evidence"]
         self.seen.append(inputs["evidence"])
@@ -83,8 +84,8 @@ class TipNetwork:
         assert inputs["evidence"].shape[2:] == (TIP_PX, TIP_PX)
         return {
             "visible": self.visible[None, None],
+            "second": self.second[None, None],
             "families": np.array([[0.1, 0.7, 0.15, 0.05]], np.float32),
-            "code": np.array([[0.25, -2.0]], np.float32),
         }
 
 
@@ -154,9 +155,28 @@ def test_the_code_of_the_tip_reaches_every_tile(tip_network, monkeypatch):
     scan = scan_of(bumps((70, 90)))
     result = run(scan, network)
     assert len(network.codes) == 9
-    assert all(np.array_equal(code[:, :2], [[0.25, -2.0]]) for code in network.codes)
+    assert all(code.shape == (1, CODE_WIDTH + len(FACTORS)) for code in network.codes)
+    assert all(np.array_equal(code, network.codes[0]) for code in network.codes)
+    np.testing.assert_allclose(network.codes[0][0, : len(FAMILIES)], [0.1, 0.7, 0.15, 0.05])
     rise = maps_of(result)["restored"] - scan.image
-    np.testing.assert_allclose(rise, 0.25 * relief_view(scan.image).scale, rtol=1e-3)
+    np.testing.assert_allclose(rise, 0.1 * relief_view(scan.image).scale, rtol=1e-3)
+
+
+def test_a_second_apex_is_drawn_told_and_used(tip_network):
+    scan = scan_of(bumps((96, 96)))
+    network = Network(rule=lambda seen, code: seen[0], channels=("eroded",))
+    alone = run(scan, network)
+    tip_network.second[HALF - 5, HALF + 12] = 0.9
+    both = run(scan, network)
+    view = relief_view(scan.image)
+    lower = -both.tip.data[HALF - 5, HALF + 12] / (view.local * view.scale)
+    assert np.abs(lower - np.array(PAIR_HEIGHTS)).min() < 1e-4
+    assert both.tip.data[HALF - 5, HALF + 12] > alone.tip.data[HALF - 5, HALF + 12]
+    assert (maps_of(both)["restored"] <= maps_of(alone)["restored"] + 1e-15).all()
+    assert (maps_of(both)["restored"] < maps_of(alone)["restored"] - 1e-11).any()
+    pictures = [code[0, -64 - len(FACTORS) : -len(FACTORS)].reshape(8, 8) for code in network.codes]
+    brighter = pictures[-1] - pictures[0]
+    assert np.unravel_index(int(np.argmax(brighter)), brighter.shape) == ((HALF - 5) // 8, (HALF + 12) // 8)
 
 
 def test_the_tip_is_finite_has_the_scale_of_the_scan_and_says_its_kind(tip_network, tmp_path):
