@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import load_package
-from spm_runtime.pipelines import analyse
-from spm_runtime.pipelines.relief import RESTORE_CHANNELS
+from spm_runtime.pipelines import analyse, restore
+from spm_runtime.pipelines.relief import RESTORE_CHANNELS, relief_view, tip_evidence
 from spm_runtime.session import Session, self_test
 from spm_training.cli import cli
 from spm_training.export import ExportOptions, export_run
@@ -18,6 +19,7 @@ from spm_training.recipe import load_recipe
 from spm_training.restore.scenes import RestoreOptions, scan_of
 from spm_training.run import RunFolder
 from spm_training.simulate.tips import FAMILIES, scene_rng, simulate_tip_scene
+from spm_training.tip_estimate import TipEstimator
 
 SHORT = ("training.epochs=1", "data.steps_per_epoch=1", "training.threads=1")
 
@@ -30,7 +32,16 @@ def runs(trained, tmp_path_factory):
     told = ("network.with_tip=true", *judged, f"tips.judge_run='{(folder / 'judge').as_posix()}'")
     for name, more in {"tip": (), "judge": judged, "restore": told, "tip-model-2": ()}.items():
         trained(load_recipe(name, smoke=True, overrides=(*SHORT, *more)), folder / name)
+        if name == "tip":
+            _sure_of_a_second_apex(folder / name)
     return {name: RunFolder(folder / name) for name in ("tip", "judge", "restore", "tip-model-2")}
+
+
+def _sure_of_a_second_apex(run):
+    """What a network says after a few steps is the same everywhere: magnified, one pixel wins."""
+    best = torch.load(run / "best.pt", weights_only=True)
+    best["weights"]["apex.weight"] *= 1e4
+    torch.save(best, run / "best.pt")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +114,24 @@ def test_a_scan_goes_through_it_with_all_maps(name, scan, request):
     assert result.model.version == load_package(folder).version
     if name == "package":  # a fresh restorer adds little of its own yet
         assert abs(maps["restored"].data.mean() - scan.image.mean()) < 0.5 * np.ptp(scan.image)
+
+
+def test_runtime_and_training_say_the_same_of_a_tip(package, runs, monkeypatch):
+    """The networks of a restorer learn from what `TipEstimator` tells them; a second apex is drawn in both."""
+    told = []
+    draw = restore.with_second_apex
+    monkeypatch.setattr(restore, "with_second_apex", lambda *said: told.append((said[0], draw(*said))) or told[-1][1])
+    scene = simulate_tip_scene(scene_rng("test", 3), shape=(128, 128), families=["double"])
+    view = relief_view(scene.image)
+    found = restore._find_tip(view, load_package(package))
+    (drawn, composed), *_ = told
+    assert (composed > drawn).any()
+    folders = (str(runs["tip"].path), str(runs["judge"].path))
+    heights, code = TipEstimator(*folders)(view, tip_evidence(view))
+    np.testing.assert_allclose(found.beside["code"][0], code, atol=5e-3)
+    there = np.isfinite(heights) & np.isfinite(found.heights)
+    assert there.mean() > 0.9 * np.isfinite(heights).mean()
+    np.testing.assert_allclose(found.heights[there], heights[there], rtol=0.05, atol=0.02)
 
 
 def test_other_tools_can_open_it_and_the_card_says_how_it_was_made(package):

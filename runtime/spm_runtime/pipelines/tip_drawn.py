@@ -50,7 +50,9 @@ def with_second_apex(
         return visible.copy()
     pairs = evidence[_FIRST_PAIR : _FIRST_PAIR + len(PAIR_HEIGHTS), y, x]
     lower = PAIR_HEIGHTS[int(np.argmin(pairs))]
-    moved = ndimage.shift(visible, (int(y) - HALF, int(x) - HALF), order=0)
+    first = visible.copy()
+    first[HALF, HALF] = 1  # an apex is an apex, whatever the picture lacks to it
+    moved = ndimage.shift(first, (int(y) - HALF, int(x) - HALF), order=0)
     return np.asarray(np.maximum(visible, moved * np.float32(np.exp(-lower))), np.float32)
 
 
