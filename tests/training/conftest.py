@@ -36,6 +36,7 @@ TINY_NETWORKS = {
     "cae-a": ("data.pool=2",),
     "cae-b": ("data.pool=2",),
     "cae-twin": ("data.pool=2",),
+    "cae-vae": ("data.pool=2",),
 }
 
 

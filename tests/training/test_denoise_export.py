@@ -24,7 +24,7 @@ from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, simulate_
 from spm_training.tasks import task_of
 from spm_training.trained import trained_network
 
-NAMES = ("denoise", "cae-a", "cae-b", "cae-twin")
+NAMES = ("denoise", "cae-a", "cae-b", "cae-twin", "cae-vae")
 SHORT = ("training.epochs=1", "data.steps_per_epoch=2", "training.threads=1")
 FEW = DenoiseOptions(images=1, side_px=64, names=("cubic", "fcc"), defects=0.05)
 
@@ -64,7 +64,7 @@ def test_the_runtime_opens_and_reproduces_it(name, packages):
     assert self_test(Session(package, "cpu")) < 1e-4
     inputs, outputs = package.test_tensors()
     shapes = {key: value.shape for key, value in (inputs | outputs).items()}
-    side = {"cae-a": 17, "cae-b": 16, "cae-twin": 17}.get(name)
+    side = {"cae-a": 17, "cae-b": 16, "cae-twin": 17, "cae-vae": 17}.get(name)
     if side is None:
         assert shapes == {"image": (1, 1, 96, 144), "denoised": (1, 1, 96, 144)}
         assert package.settings == {"kind": "image"}
@@ -112,6 +112,16 @@ def test_what_the_decoders_say_is_in_the_units_of_training(packages, runs):
     found = Session(packages["cae-twin"], "cpu").run({"patch": batch.image.numpy()})
     for name in ("denoised", "latent", "centred", "offset_yx_px"):
         np.testing.assert_allclose(found[name], getattr(expected, name).numpy(), atol=1e-4)
+
+
+def test_the_variational_network_answers_with_its_means(packages, runs):
+    patch = np.random.default_rng(1).standard_normal((3, 1, 17, 17)).astype(np.float32)
+    session = Session(packages["cae-vae"], "cpu")
+    one, other = (session.run({"patch": patch}) for _ in range(2))
+    np.testing.assert_array_equal(one["denoised"], other["denoised"])
+    network = trained_network(runs["cae-vae"])[0].network
+    with torch.no_grad():
+        np.testing.assert_allclose(one["latent"], network.encode(torch.from_numpy(patch)).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["denoise", "cae-b"])

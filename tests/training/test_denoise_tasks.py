@@ -9,11 +9,12 @@ from spm_runtime.pipelines.denoise_view import denoise_view
 from spm_training.data import Split, rng_for
 from spm_training.fit import fit
 from spm_training.loading import train_loader
-from spm_training.networks.cae import CaeTwin, PatchDenoiser
+from spm_training.networks.cae import CaeTwin, PatchDenoiser, divergence
 from spm_training.networks.denoiser import DenoiserNet
 from spm_training.options import LatticeImageOptions
 from spm_training.recipe import load_recipe, read_recipe, to_toml
 from spm_training.run import RunFolder
+from spm_training.simulate import lattice_pairs
 from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, Noise
 from spm_training.tasks import lattice_images as module
 from spm_training.tasks import task_of
@@ -85,8 +86,8 @@ class TestImages:
 
     def test_spread_noise_and_defects_are_drawn_in_their_ranges(self, monkeypatch):
         seen = []
-        simulate = module.simulate_lattice
-        monkeypatch.setattr(module, "simulate_lattice", lambda *a, **k: seen.append((a[1], k)) or simulate(*a, **k))
+        simulate = lattice_pairs.simulate_lattice
+        monkeypatch.setattr(lattice_pairs, "simulate_lattice", lambda *a, **k: seen.append((a[1], k)) or simulate(*a, **k))
         options = options_of(image_px=32, spread_factor=(0.6, 2.0), vacancies_max=0.04, adatoms_max=0.02)
         for number in range(200):
             image_of(0, 0, number, options)
@@ -274,11 +275,11 @@ class TestNetworks:
             assert seen.max() - seen.min() > 0.8 * (high - low)
 
 
-@pytest.mark.parametrize("name", ["denoise", "cae-a", "cae-b", "cae-twin"])
+@pytest.mark.parametrize("name", ["denoise", "cae-a", "cae-b", "cae-twin", "cae-vae"])
 def test_networks_learn(name, tmp_path):
     """A few steps make the loss smaller than that of the start."""
     words = {"denoise": ("data.steps_per_epoch=10", "training.ema_decay=0", "network.base_width=8")}
-    words |= dict.fromkeys(("cae-a", "cae-b", "cae-twin"), ("data.steps_per_epoch=40", "optimiser.lr=3e-3"))
+    words |= dict.fromkeys(("cae-a", "cae-b", "cae-twin", "cae-vae"), ("data.steps_per_epoch=40", "optimiser.lr=3e-3"))
     recipe = recipe_of(name, "training.epochs=4", "training.threads=1", *words[name])
     run = RunFolder(tmp_path / "run")
     fit(recipe, run, device="cpu", report=lambda _: None)
@@ -320,6 +321,22 @@ def test_errors_count_in_units_of_the_noise():
         losses.append(float(terms["loss"]))
         assert terms["squares"] < terms["loss"]
     assert losses == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+def test_the_divergence_is_that_of_torch_and_counts_per_pixel():
+    mean, log_variance = torch.randn(2, 50, 10)
+    normal = torch.distributions.Normal(torch.zeros(10), torch.ones(10))
+    drawn = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    torch.testing.assert_close(divergence(mean, log_variance), torch.distributions.kl_divergence(drawn, normal))
+    task = task_of(recipe_of("cae-vae", "loss.kl_weight=0.5"))
+    batch = task.collate([task.dataset(Split.VALIDATION)[0, i] for i in range(6)])
+    with torch.no_grad():
+        output = task.build_network().eval()(batch.image)
+    terms = task.loss(output, batch)
+    kl = divergence(output.latent, output.log_variance).sum() / 6
+    assert terms["kl"] == pytest.approx(float(kl))
+    assert terms["loss"] == pytest.approx(float(terms["squares"] + 0.5 * kl / 17**2))
+    assert task.validation_metrics(task.validation_sums(output, batch))["kl"] == pytest.approx(float(kl))
 
 
 def test_the_noisy_image_is_a_target_too():

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from spm_kernels import PatchGrid, extract_patches, map_patches
-from spm_training.networks.cae import CaeA, CaeB, scaled
+from spm_training.networks.cae import CaeA, CaeB, CaeVae, PatchDenoiser, scaled
 from spm_training.simulate.stm_lattices import NOISE_LEVELS, simulate_lattice
 
 NETWORKS = [CaeA, CaeB]
@@ -63,6 +63,25 @@ def test_the_printed_shapes_of_cae_b():
     out = network(torch.randn(50, 1, 16, 16) * 20)
     assert out.min() >= 0
     assert out.max() <= 1
+
+
+def test_the_variational_network_draws_around_its_means_in_training_alone():
+    network = PatchDenoiser(CaeVae())
+    assert sum(p.numel() for p in network.parameters()) == 6212 + 1450 == 7662
+    torch.nn.init.constant_(network.network.log_variance.weight, 0.0)
+    torch.nn.init.constant_(network.network.log_variance.bias, 2 * np.log(0.3))
+    decoder = torch.nn.Linear(10, 10, bias=False)  # what is drawn, unchanged
+    torch.nn.init.eye_(decoder.weight)
+    network.network.decoder = decoder
+    patch = torch.randn(1, 1, 17, 17).expand(4000, 1, 17, 17)
+    with torch.no_grad():
+        drawn, told = network.train()(patch), network.eval()(patch)
+    torch.testing.assert_close(drawn.latent, told.latent)  # the means are the same, whatever was drawn
+    torch.testing.assert_close(told.denoised, told.latent)
+    spread = drawn.denoised - drawn.latent
+    assert spread.std(dim=0) == pytest.approx(0.3, rel=0.1)
+    assert spread.mean(dim=0) == pytest.approx(0.0, abs=0.03)
+    assert np.abs(np.corrcoef(spread.numpy(), rowvar=False) - np.eye(10)).max() < 0.08
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spm_training.graphs import ExportGraph, TensorSpec
-from spm_training.networks.cae import LATENT, CaeB, CaeTwin, PatchDenoiser, TwinOutput
+from spm_training.networks.cae import LATENT, CaeB, CaeTwin, CaeVae, PatchDenoiser, TwinOutput
 from spm_training.networks.denoiser import DenoiserNet
 
 __all__ = ["DenoiserGraph", "PatchGraph"]
@@ -82,6 +82,8 @@ class PatchGraph(ExportGraph):
             if isinstance(network.network, CaeTwin)
             else "CAE-B"
             if isinstance(network.network, CaeB)
+            else "CAE-A, variational,"
+            if isinstance(network.network, CaeVae)
             else "CAE-A"
         )
         latent = TensorSpec("latent", "What the decoders get.", tuple(f"latent_{i}" for i in range(LATENT)), False)

@@ -62,6 +62,7 @@ _PACKAGES: Mapping[str, type[PackagedTask]] = {
     "cae-a": DenoisePackage,
     "cae-b": DenoisePackage,
     "cae-twin": DenoisePackage,
+    "cae-vae": DenoisePackage,
 }
 
 

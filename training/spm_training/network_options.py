@@ -193,7 +193,7 @@ class DenoiserNetworkOptions(Options):
 class CaeNetworkOptions(Options):
     """The patch autoencoders of the USC study (`spm_training.networks.cae`), whose sizes are fixed."""
 
-    kind: Literal["cae-a", "cae-b", "cae-twin"] = "cae-a"
+    kind: Literal["cae-a", "cae-b", "cae-twin", "cae-vae"] = "cae-a"
 
     @property
     def stride(self) -> int:

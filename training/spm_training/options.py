@@ -210,6 +210,9 @@ class LossOptions(Options):
     #: the middle, and how far in pixels that is.
     centred_weight: Annotated[float, Field(ge=0)] = 0.0
     offset_weight: Annotated[float, Field(ge=0)] = 0.0
+    #: What the variational patch autoencoder pays per nat of divergence and pixel of a patch, in squared units of the view: β
+    #: times 2 s², where s² is the squared error per pixel that the patch is believed with.
+    kl_weight: Annotated[float, Field(ge=0)] = 0.0
     #: Clusters of an earlier run, as `spm_training.clusters.Clusters` writes them.
     clusters_file: str = ""
 

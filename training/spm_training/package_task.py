@@ -41,7 +41,7 @@ _OF_SURFACES = ("finder", "ae1", "ae2")
 #: Kinds that learn from `spm_training.simulate.tips`.
 _OF_TIPS = ("tip", "judge", "restorer", "tip1", "tip2", "tip3")
 #: Kinds that learn from `spm_training.simulate.stm_lattices`.
-_OF_LATTICES = ("denoiser", "cae-a", "cae-b", "cae-twin")
+_OF_LATTICES = ("denoiser", "cae-a", "cae-b", "cae-twin", "cae-vae")
 
 
 @dataclass(frozen=True)

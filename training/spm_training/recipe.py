@@ -151,7 +151,7 @@ class Recipe(Options):
     def _crop_fits_the_lattice(self) -> Recipe:
         if self.network.kind == "denoiser" and self.lattices.image_px < self.data.crop_px:
             raise ValueError(f"lattices.image_px {self.lattices.image_px} is below data.crop_px {self.data.crop_px}")
-        if self.network.kind in ("cae-a", "cae-b", "cae-twin") and self.lattices.surfaces_share:
+        if isinstance(self.network, CaeNetworkOptions) and self.lattices.surfaces_share:
             raise ValueError("lattices.surfaces_share: patches are cut from lattices only")
         return self
 

@@ -1,4 +1,4 @@
-"""The two patch autoencoders of the USC study, with ten numbers between encoder and decoder.
+"""The two patch autoencoders of the USC study, with ten numbers between encoder and decoder, and what was made of the first.
 
 Source: USC report, sections 4.1.1 (CAE-A) and 4.1.2 (CAE-B). Nothing stands between the encoder's dense layer and the decoder's,
 as printed: the latent numbers are linear in the last features.
@@ -35,10 +35,13 @@ __all__ = [
     "CaeA",
     "CaeB",
     "CaeTwin",
+    "CaeVae",
     "PatchDenoiser",
     "PatchOutput",
     "Scaled",
     "TwinOutput",
+    "VaeOutput",
+    "divergence",
     "scaled",
 ]
 
@@ -144,6 +147,10 @@ class CaeB(nn.Module):
     22,979 parameters (a test counts them). As printed, four transposed convolutions of stride 2 lead from 2 × 2 to 32 × 32 with
     four channels, which is no patch. Here the first three have stride 2 (2 → 4 → 8 → 16), and the last one has stride 1 and one
     channel.
+
+    The clipped ReLU at the end is the printed one: what is higher than the relief is cut to 1, what is lower to 0. With the
+    report's scale, the extremes of an image, nothing is beyond. `PatchDenoiser` scales by percentiles, so of the few pixels
+    beyond its reach (the top of a protrusion on an otherwise flat scan) the height is lost.
     """
 
     #: Side of a patch in pixels.
@@ -242,6 +249,53 @@ class CaeTwin(CaeA):
         return self.centring(latent), self.offset(latent)
 
 
+class VaeOutput(NamedTuple):
+    """What the variational network says of patches.
+
+    Parameters
+    ----------
+    denoised
+        As in `PatchOutput`: of the means in evaluation mode, of numbers drawn around them in training.
+    latent
+        ``(B, 10)`` means.
+    log_variance
+        ``(B, 10)`` logarithms of the variances.
+    """
+
+    denoised: Tensor
+    latent: Tensor
+    log_variance: Tensor
+
+
+class CaeVae(CaeA):
+    """`CaeA` whose latent numbers are Gaussians: a β-VAE, to be trained with `divergence` beside the squared error.
+
+    Source: D. P. Kingma, M. Welling, "Auto-encoding variational Bayes", ICLR 2014; I. Higgins et al., "β-VAE: learning basic
+    visual concepts with a constrained variational framework", ICLR 2017.
+
+    Notes
+    -----
+    7,662 parameters: a second dense layer gives the variances. Encoder and decoder are those of `CaeA`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Linear(144, LATENT)
+
+    def distribution(self, patch: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, 1, 17, 17)`` → the means and the logarithms of the variances, each ``(B, 10)``."""
+        features = self.encoder[:-1](patch)
+        return self.encoder[-1](features), self.log_variance(features)
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback–Leibler divergence of Gaussians from the normal distribution in nats, element by element.
+
+    Source: D. P. Kingma, M. Welling, ICLR 2014, appendix B.
+    """
+    return (mean.square() + log_variance.exp() - 1 - log_variance) / 2
+
+
 class PatchDenoiser(nn.Module):
     """A patch autoencoder that takes and gives patches of a `spm_runtime.pipelines.denoise_view.DenoiseView`.
 
@@ -264,14 +318,22 @@ class PatchDenoiser(nn.Module):
         self.gain = (high - low) / (2 * VIEW_REACH)
         self.middle = (low + high) / 2
 
-    def forward(self, patch: Tensor) -> PatchOutput | TwinOutput:
+    def forward(self, patch: Tensor) -> PatchOutput | TwinOutput | VaeOutput:
         """``(B, 1, P, P)`` → what is said of each patch."""
-        latent = self.network.encode(patch * self.gain + self.middle)
+        seen = patch * self.gain + self.middle
+        if isinstance(self.network, CaeVae):
+            return self._drawn(self.network, seen)
+        latent = self.network.encode(seen)
         denoised = self._in_view(self.network.decode(latent))
         if not isinstance(self.network, CaeTwin):
             return PatchOutput(denoised, latent.float())
         centred, offset = self.network.centre(latent)
         return TwinOutput(denoised, latent.float(), self._in_view(centred), offset.float())
+
+    def _drawn(self, network: CaeVae, seen: Tensor) -> VaeOutput:
+        mean, log_variance = network.distribution(seen)
+        latent = mean + (log_variance / 2).exp() * torch.randn_like(mean) if self.training else mean
+        return VaeOutput(self._in_view(network.decode(latent)), mean.float(), log_variance.float())
 
     def _in_view(self, patch: Tensor) -> Tensor:
         return (patch.float() - self.middle) / self.gain

@@ -39,6 +39,7 @@ _TASKS: dict[str, type[Task[Any, Any]]] = {
     "cae-a": CaeTask,
     "cae-b": CaeTask,
     "cae-twin": CaeTask,
+    "cae-vae": CaeTask,
 }
 
 

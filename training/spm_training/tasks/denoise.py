@@ -16,7 +16,17 @@ from torch.nn import functional
 
 from spm_training.data import Split
 from spm_training.denoise_graphs import DenoiserGraph, PatchGraph
-from spm_training.networks.cae import CaeA, CaeB, CaeTwin, PatchDenoiser, PatchOutput, TwinOutput
+from spm_training.networks.cae import (
+    CaeA,
+    CaeB,
+    CaeTwin,
+    CaeVae,
+    PatchDenoiser,
+    PatchOutput,
+    TwinOutput,
+    VaeOutput,
+    divergence,
+)
 from spm_training.networks.denoiser import DenoiserNet
 from spm_training.recipe import CaeNetworkOptions, DenoiserNetworkOptions, Recipe
 from spm_training.restore_losses import structural_similarity
@@ -25,7 +35,10 @@ from spm_training.tasks.lattice_images import CropBatch, LatticeCrops, LatticePa
 
 __all__ = ["CaeTask", "DenoiserTask"]
 
-_NETWORKS: dict[str, type[CaeA | CaeB]] = {"cae-a": CaeA, "cae-b": CaeB, "cae-twin": CaeTwin}
+_NETWORKS: dict[str, type[CaeA | CaeB]] = {"cae-a": CaeA, "cae-b": CaeB, "cae-twin": CaeTwin, "cae-vae": CaeVae}
+#: The figures that a network has beside the quality of its images, and which of them a person reads.
+_MORE: dict[str, tuple[str, ...]] = {"cae-twin": ("centred_mse", "offset_px", "near"), "cae-vae": ("kl",)}
+_MORE_SHOWN: dict[str, tuple[str, ...]] = {"cae-twin": ("offset_px", "near"), "cae-vae": ("kl",)}
 #: An offset is right when it is this near, in pixels.
 _NEAR_PX = 1.0
 
@@ -140,17 +153,13 @@ class DenoiserTask(_Denoising):
 
 
 class CaeTask(_Denoising):
-    """Patches of images through the autoencoders of the USC study: with one decoder as printed, or with two.
+    """Patches of images through the autoencoders of the USC study: with one decoder as printed, with two, or variational.
 
     Parameters
     ----------
     recipe
         The resolved recipe; ``data.crop_px`` has no say.
     """
-
-    @property
-    def _with_centring(self) -> bool:
-        return self.recipe.network.kind == "cae-twin"
 
     @property
     def _network(self) -> type[CaeA | CaeB]:
@@ -161,13 +170,13 @@ class CaeTask(_Denoising):
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """With the errors of the second decoder where there is one."""
-        return super().sum_names + (("centred_mse", "offset_px", "near") if self._with_centring else ())
+        """With the errors of the second decoder where there is one, or the divergence of the latents in nats."""
+        return super().sum_names + _MORE.get(self.recipe.network.kind, ())
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """With the offset, in pixels, and the share of those that are right."""
-        return super().shown + (("offset_px", "near") if self._with_centring else ())
+        """With the offset, in pixels, and the share of those that are right, or the divergence."""
+        return super().shown + _MORE_SHOWN.get(self.recipe.network.kind, ())
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -194,30 +203,43 @@ class CaeTask(_Denoising):
         """The patches."""
         return batch.image
 
-    def loss(self, output: PatchOutput | TwinOutput, batch: PatchBatch) -> dict[str, Tensor]:
-        """``loss``: the mean squared error in units of the view; its terms where there are two decoders.
+    def loss(self, output: PatchOutput | TwinOutput | VaeOutput, batch: PatchBatch) -> dict[str, Tensor]:
+        """``loss``: the mean squared error in units of the view; its terms where there are more.
 
-        The error of the offset is Huber's, in pixels: halfway between two atoms nobody can say which is nearer.
+        The error of the offset is Huber's, in pixels: halfway between two atoms nobody can say which is nearer. The divergence
+        ``kl`` is the mean over the patches in nats; it counts per pixel, as the squared error does.
         """
         squares = functional.mse_loss(output.denoised, self._target(batch))
         if isinstance(output, PatchOutput):
             return {"loss": squares}
+        if isinstance(output, VaeOutput):
+            kl = divergence(output.latent, output.log_variance).sum(dim=1).mean()
+            return {
+                "loss": squares + self.recipe.loss.kl_weight * kl / batch.image[0].numel(),
+                "squares": squares,
+                "kl": kl,
+            }
         centred = functional.mse_loss(output.centred, batch.centred)
         offset = functional.smooth_l1_loss(output.offset_yx_px, batch.offset_yx_px)
         weights = self.recipe.loss
         total = squares + weights.centred_weight * centred + weights.offset_weight * offset
         return {"loss": total, "squares": squares, "centred": centred, "offset": offset}
 
-    def validation_sums(self, output: PatchOutput | TwinOutput, batch: PatchBatch) -> list[float]:
+    def validation_sums(self, output: PatchOutput | TwinOutput | VaeOutput, batch: PatchBatch) -> list[float]:
         """Sums over the patches, in the order of `sum_names`."""
-        sums = self._quality_sums(self.loss(output, batch)["loss"], output.denoised, batch)
+        terms = self.loss(output, batch)
+        sums = self._quality_sums(terms["loss"], output.denoised, batch)
         if isinstance(output, PatchOutput):
             return sums
+        if isinstance(output, VaeOutput):
+            return [*sums, len(batch.image) * float(terms["kl"])]
         centred = ((output.centred - batch.centred) ** 2).mean(dim=(1, 2, 3))
         away = (output.offset_yx_px - batch.offset_yx_px).norm(dim=1)
         return [*sums, float(centred.sum()), float(away.sum()), float((away <= _NEAR_PX).sum())]
 
-    def pictures(self, output: PatchOutput | TwinOutput, batch: PatchBatch) -> dict[str, NDArray[np.float32]]:
+    def pictures(
+        self, output: PatchOutput | TwinOutput | VaeOutput, batch: PatchBatch
+    ) -> dict[str, NDArray[np.float32]]:
         """Patch, answer and clean patch side by side; of two decoders also the centred one and its truth."""
         maps: list[Any] = [batch.image, output.denoised, batch.clean]
         if isinstance(output, TwinOutput):
