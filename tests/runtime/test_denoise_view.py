@@ -74,6 +74,30 @@ def test_a_tall_outlier_is_compressed_and_comes_back():
     assert abs(view.restored(taken)[40, 50]) < 4
 
 
+@pytest.mark.parametrize("islands", [1, 3])
+@pytest.mark.parametrize(("height", "offset"), [(1e-9, 0.0), (0.3e-9, 2e-6), (40.0, -1e4)])
+def test_few_islands_on_a_flat_terrace_are_the_relief(islands, height, offset):
+    """All but a few hundredths of the pixels are one value: no percentile inside tells them apart."""
+    values = np.zeros((128, 128))
+    for number in range(islands):
+        values[20 + 30 * number : 26 + 30 * number, 50:58] = 1 + 0.2 * number
+    scan = (height * values + offset).astype(np.float32)
+    view = denoise_view(scan)
+    assert 0.9 < view.scale / height < 1.6
+    assert np.abs(view.image).max() < 1.0
+    assert np.ptp(view.image[20:26, 50:58]) < 0.05
+    assert view.image[22, 52] - view.image[0, 0] > 0.6
+    assert view.noise < 1e-3
+    np.testing.assert_allclose(view.restored(view.image), scan, rtol=3e-7, atol=1e-6 * height)
+
+
+def test_a_spike_beside_islands_is_not_the_relief():
+    values = np.zeros((128, 128))
+    values[40:52, 60:70] = 1.0  # 0.7 %
+    values[100, 30] = 500.0
+    assert denoise_view(values).scale == pytest.approx(1.0, rel=0.01)
+
+
 def test_other_values_of_the_same_scan(rng):
     clean = lattice()
     view = denoise_view(clean + 0.3 * rng.standard_normal(clean.shape))
@@ -125,6 +149,33 @@ def test_the_noise_is_told_whatever_lattice_offset_of_lines_or_plane_is_below_it
     values += 3 * rng.standard_normal(shape[0])[:, None] + np.arange(shape[1])
     values[50:70, 100:] = np.nan
     assert white_noise(values) == pytest.approx(sigma, rel=0.06 if sigma > 0.05 else 0.35)
+
+
+@pytest.mark.parametrize("rows", [200, 120, 30, 4, 2])
+@pytest.mark.parametrize("fill", [np.nan, 0.0, 1e-6, "last line"])
+def test_the_noise_of_a_scan_that_was_not_finished_is_that_of_what_was_measured(rng, rows, fill):
+    values = 1e-9 * (lattice((256, 256), 9.0) + 0.1 * rng.standard_normal((256, 256))) + 1e-6
+    values[rows:] = values[rows - 1] if fill == "last line" else fill
+    view = denoise_view(values.astype(np.float32))
+    if rows == 2 and fill != "last line":
+        values[rows:] = np.nan  # two lines and what a fill adds to them
+        assert white_noise(1e9 * values) == pytest.approx(0.1, rel=0.15)
+    else:
+        assert 1e9 * view.scale * view.noise == pytest.approx(0.1, rel=0.15)
+
+
+@pytest.mark.parametrize("gap", [2, 3, 4])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_noise_between_lines_that_are_missing(rng, gap, axis):
+    values = 0.1 * rng.standard_normal((200, 200))
+    np.moveaxis(values, axis, 0)[::gap] = np.nan
+    assert white_noise(values) == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_noise_beside_scattered_gaps(rng):
+    values = 0.1 * rng.standard_normal((200, 200))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    assert white_noise(values) == pytest.approx(0.1, rel=0.05)
 
 
 @pytest.mark.parametrize(("shape", "least"), [((1, 400), True), ((400, 3), True), ((2, 2), False), ((1, 1), False)])

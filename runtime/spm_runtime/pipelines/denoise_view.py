@@ -6,6 +6,7 @@ Training uses these very functions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,9 @@ __all__ = ["DenoiseView", "denoise_view", "white_noise"]
 Image = NDArray[np.float32]
 Precise = NDArray[np.float64]
 
-#: Per cent of the pixels beyond each end of the relief: the edges of steps among them.
-BEYOND_PERCENT = 2.0
+#: Per cent of the pixels beyond each end of the relief: the edges of steps among them. Where all between these ends is one
+#: value, as where few islands stand on a flat terrace, less is left out, and in the end nothing.
+BEYOND_PERCENT = (2.0, 0.5, 0.1, 0.0)
 #: The view is linear up to this, in units of the relief, and logarithmic beyond.
 LINEAR_LIMIT = 1.0
 #: A normal distribution's standard deviation over its median absolute deviation.
@@ -27,6 +29,8 @@ MAD_STD = 1.4826
 #: Orders of differences along a line, highest first, with the Euclidean length of (1, −4, 6, −4, 1) and (1, −2, 1): the gain of
 #: white noise.
 DIFFERENCES = ((4, 70.0**0.5), (2, 6.0**0.5), (0, 1.0))
+#: Share of the measured pixels that must be left in these differences: gaps between measured lines leave fewer.
+LEAST_SHARE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,8 @@ class DenoiseView:
     background
         ``(H, W)`` float64 that was taken away, in the unit of the scan.
     scale
-        Relief of the scan in its unit, positive: the range between the percentiles 2 and 98 of what is left of it.
+        Relief of the scan in its unit, positive: the range between the percentiles 2 and 98 of what is left of it, or further
+        ones where these are equal.
     noise
         Standard deviation of the white noise of ``image``.
     """
@@ -93,17 +98,33 @@ def denoise_view(image: NDArray[np.floating]) -> DenoiseView:
         return DenoiseView(np.zeros(shape, np.float32), there, np.zeros(shape), 1.0, 0.0)
     background = fit_level(image)
     flat = np.asarray(image, np.float64) - background
-    low, high = np.percentile(flat[there], (BEYOND_PERCENT, 100 - BEYOND_PERCENT))
     # A relief at the rounding error of the values is a constant image.
     rounding = 4 * float(np.finfo(np.float32).eps) * float(np.abs(image[there]).max())
-    scale = max(float(high - low), rounding, float(np.finfo(np.float32).tiny))
-    background += float(low + high) / 2
-    flat -= float(low + high) / 2
+    low, high = _relief(flat[there], rounding)
+    scale = max(high - low, rounding, float(np.finfo(np.float32).tiny))
+    background += (low + high) / 2
+    flat -= (low + high) / 2
     if not there.all():
         nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
         flat = flat[tuple(nearest)]
     seen = _compressed(flat / scale)
-    return DenoiseView(seen, there, background, scale, white_noise(np.where(there, seen, np.nan)))
+    return DenoiseView(seen, there, background, scale, white_noise(np.where(there & ~_repeated(image), seen, np.nan)))
+
+
+def _relief(values: Precise, rounding: float) -> tuple[float, float]:
+    """Ends of the relief: the innermost percentiles that differ by more than rounding, else the outermost."""
+    beyond = np.array(BEYOND_PERCENT)
+    lows, highs = np.percentile(values, beyond), np.percentile(values, 100 - beyond)
+    differs = highs - lows > rounding
+    chosen = int(np.argmax(differs)) if differs.any() else -1
+    return float(lows[chosen]), float(highs[chosen])
+
+
+def _repeated(image: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """``(H, 1)`` bool: lines that repeat the one before them to the last digit, as what fills a scan that was not finished."""
+    same = np.zeros((len(image), 1), np.bool_)
+    same[1:, 0] = (image[1:] == image[:-1]).all(axis=1)
+    return same
 
 
 def white_noise(image: NDArray[np.floating]) -> float:
@@ -116,21 +137,22 @@ def white_noise(image: NDArray[np.floating]) -> float:
 
     Notes
     -----
-    Fourth differences along both axes (second ones along an axis of 3 or 4 pixels, none along a shorter one) see a lattice
+    Fourth differences along both axes (second ones where 3 or 4 pixels lie in a row, none where there are fewer) see a lattice
     hardly at all where atoms are six or more pixels apart, nor steps, planes and offsets between lines. The median of
     the absolute values, times 1.4826, is the standard deviation of normal noise (D. L. Donoho and I. M. Johnstone, Biometrika
     81 (1994) 425).
     """
-    rough: Precise = np.where(np.isfinite(image), image, np.nan).astype(np.float64)
-    gain = 1.0
-    for axis in (0, 1):
-        order, length = next(one for one in DIFFERENCES if rough.shape[axis] > one[0])
-        rough = np.diff(rough, n=order, axis=axis)
-        gain *= length
-    known = rough[np.isfinite(rough)]
-    if gain == 1.0 or not known.size:
-        return 0.0
-    return MAD_STD * float(np.median(np.abs(known))) / gain
+    there = np.isfinite(image)
+    values: Precise = np.where(there, image, np.nan).astype(np.float64)
+    least = max(1, int(LEAST_SHARE * there.sum()))
+    for down, across in product(DIFFERENCES, DIFFERENCES):
+        if (down[0], across[0]) == (0, 0):
+            break
+        rough = np.diff(np.diff(values, n=down[0], axis=0), n=across[0], axis=1)
+        known = rough[np.isfinite(rough)]
+        if known.size >= least:
+            return float(MAD_STD * np.median(np.abs(known)) / (down[1] * across[1]))
+    return 0.0
 
 
 def _compressed(values: NDArray[np.floating]) -> Image:
