@@ -154,7 +154,7 @@ class Session:
         Raises
         ------
         ModelError
-            If onnxruntime refuses the input or runs out of memory.
+            If onnxruntime refuses the input or runs out of memory, or the network answers with what is no number.
         """
         names = [output.name for output in self._session.get_outputs()]
         try:
@@ -165,7 +165,15 @@ class Session:
                 f"model {self.package.name}: onnxruntime failed on {self.provider} with inputs {shapes}: "
                 f"{str(error).splitlines()[0][:300]}. Try --device cpu, and report it if that fails too."
             ) from error
-        return dict(zip(names, values, strict=True))
+        found = dict(zip(names, values, strict=True))
+        for name, value in found.items():
+            if not np.isfinite(value).all():
+                raise ModelError(
+                    f"model {self.package.name} ({self.package.folder}): output {name!r} holds NaN or infinity on "
+                    f"{self.provider}, expected finite numbers. Try --device cpu; if that does not help, look for values far "
+                    "from all others in the scan, or install the model package again."
+                )
+        return found
 
 
 def shared_session(package: ModelPackage, device: Device = "auto", *, require_gpu: bool = False) -> Session:

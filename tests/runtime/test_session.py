@@ -38,6 +38,29 @@ def test_a_wrong_test_output_is_a_failure(package, tmp_path):
         self_test(session)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_no_number_is_an_error_that_names_the_package(package, value):
+    """A single pixel is enough: it would go on into maps and pictures."""
+
+    class Broken:
+        def get_outputs(self):
+            return network.get_outputs()
+
+        def run(self, names, inputs):
+            first, *others = network.run(names, inputs)
+            first = first.copy()
+            first.flat[-1] = value
+            return [first, *others]
+
+    session = Session(package, "cpu")
+    network, session._session = session._session, Broken()
+    inputs, _ = package.test_tensors()
+    with pytest.raises(ModelError, match=r"model atoms .* holds NaN or infinity on CPUExecutionProvider"):
+        session.run(inputs)
+    with pytest.raises(ModelError):
+        self_test(session)
+
+
 @pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_without_a_card_cuda_fails_loudly(package, device):
