@@ -81,10 +81,27 @@ def test_flicker_has_its_spectrum(rng):
 def test_noise_scales_with_what_is_asked(rng):
     flat = np.zeros((128, 128))
     spread = [
-        np.median([np.median(np.abs(np.diff(add_noise(rng, flat, white), axis=1))) for _ in range(12)])
+        np.median([np.median(np.abs(np.diff(add_noise(rng, flat, white)[0], axis=1))) for _ in range(12)])
         for white in (0.01, 0.04)
     ]
     assert spread[1] / spread[0] == pytest.approx(4, rel=0.35)
+
+
+def test_jumps_of_the_apex_are_told_apart_from_the_noise():
+    """Constant between at most three pixels of the path; without them the image is that of the same draw without jumps."""
+    flat = np.zeros((64, 80))
+    jumped = 0
+    for seed in range(60):
+        image, jumps = add_noise(np.random.default_rng(seed), flat, 0.01)
+        places = np.flatnonzero(np.diff(jumps.ravel()))
+        assert len(places) <= 3
+        jumped += bool(jumps.any())
+        if len(places) == 1 and 1500 < places[0] < 3500 and abs(jumps.max() - jumps.min()) > 0.04:
+            left = (image - jumps).ravel()
+            step = np.median(image.ravel()[places[0] + 1 :]) - np.median(image.ravel()[: places[0] + 1])
+            rest = np.median(left[places[0] + 1 :]) - np.median(left[: places[0] + 1])
+            assert abs(rest) < 0.5 * abs(step)
+    assert 2 <= jumped <= 16
 
 
 def test_tilt_and_bow_are_smooth(rng):

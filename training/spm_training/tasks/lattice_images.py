@@ -17,13 +17,12 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spm_runtime.pipelines.denoise_view import DenoiseView, denoise_view
 from spm_training.data import Split, rng_for
 from spm_training.recipe import Recipe
-from spm_training.simulate.stm_lattices import LATTICES, VACANCY, Noise, simulate_lattice
-from spm_training.simulate.surfaces import simulate_surface
+from spm_training.simulate.lattice_pairs import LatticeImage, draw_lattice_image
+from spm_training.sources import source_digest
 
-__all__ = ["CropBatch", "LatticeCrops", "LatticeImage", "LatticePatches", "PatchBatch", "drawn_by", "lattice_image"]
+__all__ = ["CropBatch", "LatticeCrops", "LatticePatches", "PatchBatch", "drawn_by", "lattice_image"]
 
 Floats = NDArray[np.float32]
 
@@ -35,84 +34,27 @@ _PLACES, _ORDER, _TURNS = 1, 2, 3
 PATCH_STRIDE_PX = 4
 
 
-class LatticeImage(NamedTuple):
-    """An image with its truth, in the units of its `spm_runtime.pipelines.denoise_view.DenoiseView`.
+def lattice_image(seed: int, split: int, number: int, *, sources: str, **drawn: Any) -> LatticeImage:
+    """One image, a pure function of its arguments.
 
-    ``image`` and ``clean`` ``(H, W)`` float16; ``yx_px`` ``(N, 2)`` float32 places of the atoms that are there; ``height`` of an
-    atom in the plane, in the same units; ``lattice`` its number in `LATTICES`. Of another surface no atoms are named, its
-    height is 1, the relief, and its number −1.
+    Parameters
+    ----------
+    seed, split, number
+        Its seed.
+    sources, drawn
+        Those of `drawn_by`.
     """
-
-    image: NDArray[np.float16]
-    clean: NDArray[np.float16]
-    yx_px: Floats
-    height: float
-    lattice: int
-
-
-def lattice_image(
-    seed: int,
-    split: int,
-    number: int,
-    *,
-    image_px: int,
-    names: tuple[str, ...],
-    spread_factor: tuple[float, float],
-    thermal: tuple[float, float],
-    shot: tuple[float, float],
-    striation: tuple[float, float],
-    vacancies_max: float,
-    adatoms_max: float,
-    surfaces_share: float,
-    inverted_share: float,
-    families: tuple[str, ...],
-    detectability: tuple[float, float],
-) -> LatticeImage:
-    """One image, a pure function of its arguments, which are those of `drawn_by`; takes a twentieth of a second.
-
-    The lattices take turns.
-    """
-    rng = rng_for(seed, Split(split), 0, number)
-    shape = (image_px, image_px)
-    sign = -1 if rng.random() < inverted_share else 1
-    if rng.random() < surfaces_share:
-        surface = simulate_surface(rng, shape=shape, families=families or None, noise=_drawn(rng, detectability))
-        view = denoise_view(sign * surface.image)
-        return _image(view, sign * surface.clean, np.empty((0, 2)), 1.0, -1)
-    name = (names or tuple(LATTICES))[number % len(names or LATTICES)]
-    scene = simulate_lattice(
-        rng,
-        name,
-        shape=shape,
-        noise=Noise(_drawn(rng, thermal), _drawn(rng, shot), _drawn(rng, striation)),
-        spread_px=LATTICES[name].spread_px * _drawn(rng, spread_factor),
-        vacancies=float(rng.uniform(0, vacancies_max)),
-        adatoms=float(rng.uniform(0, adatoms_max)),
-    )
-    view = denoise_view(sign * scene.image)
-    there = scene.yx_px[scene.state != VACANCY]
-    return _image(view, sign * scene.clean, there, 1 / view.scale, tuple(LATTICES).index(name))
-
-
-def _drawn(rng: np.random.Generator, ends: tuple[float, float]) -> float:
-    """Log-uniform between two ends; 0 between two zeros."""
-    return float(np.exp(rng.uniform(*np.log(ends)))) if ends[1] else 0.0
-
-
-def _image(
-    view: DenoiseView, clean: NDArray[np.floating], yx_px: NDArray[np.float64], height: float, lattice: int
-) -> LatticeImage:
-    seen, truth = (one.astype(np.float16) for one in (view.image, view.normalised(clean)))
-    return LatticeImage(seen, truth, yx_px.astype(np.float32), height, lattice)
+    return draw_lattice_image(rng_for(seed, Split(split), 0, number), number, **drawn)
 
 
 def drawn_by(recipe: Recipe) -> dict[str, Any]:
-    """The options that an image depends on: plain values, so that a cache knows them again."""
+    """All that an image depends on, options and sources: plain values, so that a cache knows them again."""
     surfaces = recipe.surfaces
     return {
         **recipe.lattices.model_dump(exclude={"patches", "target"}),
         "families": surfaces.families,
         "detectability": (surfaces.detectability_min, surfaces.detectability_max),
+        "sources": source_digest(draw_lattice_image.__module__),
     }
 
 
@@ -189,7 +131,7 @@ class PatchBatch(NamedTuple):
     offset_yx_px
         ``(B, 2)`` float32 from the middle of the patch to that atom.
     lattice
-        ``(B,)`` int64 number in `LATTICES`.
+        ``(B,)`` int64 number in `spm_training.simulate.stm_lattices.LATTICES`.
     """
 
     image: Tensor

@@ -70,7 +70,9 @@ def flicker(rng: np.random.Generator, shape: tuple[int, int], exponent: float = 
     return np.asarray(series / max(float(series.std()), 1e-12), dtype=np.float64)
 
 
-def add_noise(rng: np.random.Generator, clean_nm: NDArray[np.float64], white_nm: float) -> NDArray[np.float64]:
+def add_noise(
+    rng: np.random.Generator, clean_nm: NDArray[np.float64], white_nm: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Add what the electronics and an unstable apex add.
 
     Parameters
@@ -81,6 +83,10 @@ def add_noise(rng: np.random.Generator, clean_nm: NDArray[np.float64], white_nm:
         ``(H, W)`` heights.
     white_nm
         Standard deviation of the white noise of a fast amplifier; a slow one keeps its density.
+
+    Returns
+    -------
+    ``(H, W)`` heights in nm, and what lasting changes of the apex added to them, the same shape.
     """
     rows, columns = clean_nm.shape
     white = white_nm * rng.standard_normal(clean_nm.shape)
@@ -95,16 +101,18 @@ def add_noise(rng: np.random.Generator, clean_nm: NDArray[np.float64], white_nm:
         image += white_nm * rng.uniform(0.2, 1.0) * np.sin(2 * np.pi * time / period)
     if rng.random() < 0.35:
         _scars(rng, image, white_nm)
+    jumps = np.zeros(clean_nm.shape)
     if rng.random() < 0.12:  # the apex changes and stays changed from one pixel on
         for _ in range(int(rng.integers(1, 4))):
             row, column = int(rng.integers(rows)), int(rng.integers(columns))
             jump = rng.normal() * max(2 * white_nm, 0.02)
-            image[row, column:] += jump
-            image[row + 1 :] += jump
+            jumps[row, column:] += jump
+            jumps[row + 1 :] += jump
+        image += jumps
     if rng.random() < 0.5:
         step = np.exp(rng.uniform(np.log(0.0002), np.log(max(white_nm, 0.0004))))
         image = np.rint(image / step) * step
-    return np.asarray(image)
+    return np.asarray(image), jumps
 
 
 def _amount(rng: np.random.Generator, share: tuple[float, float], most_nm: float, white_nm: float) -> float:

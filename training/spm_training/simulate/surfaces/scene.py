@@ -110,6 +110,8 @@ class SurfaceScene:
         bow are in it.
     pristine
         ``(H, W)`` float32 nm: the clean image of the same surface without its defects.
+    jumps
+        ``(H, W)`` float32 nm: what lasting changes of the apex add to the image; in none of the clean ones.
     pixel_size_nm
         Side of a pixel.
     defects
@@ -135,6 +137,7 @@ class SurfaceScene:
     image: NDArray[np.float32]
     clean: NDArray[np.float32]
     pristine: NDArray[np.float32]
+    jumps: NDArray[np.float32]
     pixel_size_nm: float
     defects: Defects
     steps: NDArray[np.bool_]

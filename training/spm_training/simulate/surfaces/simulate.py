@@ -105,11 +105,12 @@ def simulate_surface(
 
     pristine = imaged(None)
     clean = imaged(layers) if present else pristine
-    image = add_noise(rng, clean, white)
+    image, jumps = add_noise(rng, clean, white)
     return SurfaceScene(
         image=image.astype(np.float32),
         clean=clean.astype(np.float32),
         pristine=pristine.astype(np.float32),
+        jumps=jumps.astype(np.float32),
         pixel_size_nm=pixel,
         defects=_truth(present, centres - margin, pixel, tip, lag, clean - pristine, white),
         steps=np.ascontiguousarray(relief.steps[inner]),
