@@ -22,6 +22,7 @@ from spm_training.tasks.lattice_images import (
     LatticeCrops,
     LatticePatches,
     drawn_by,
+    image_number,
     lattice_image,
     patch_corners,
     turned,
@@ -87,7 +88,9 @@ class TestImages:
     def test_spread_noise_and_defects_are_drawn_in_their_ranges(self, monkeypatch):
         seen = []
         simulate = lattice_pairs.simulate_lattice
-        monkeypatch.setattr(lattice_pairs, "simulate_lattice", lambda *a, **k: seen.append((a[1], k)) or simulate(*a, **k))
+        monkeypatch.setattr(
+            lattice_pairs, "simulate_lattice", lambda *a, **k: seen.append((a[1], k)) or simulate(*a, **k)
+        )
         options = options_of(image_px=32, spread_factor=(0.6, 2.0), vacancies_max=0.04, adatoms_max=0.02)
         for number in range(200):
             image_of(0, 0, number, options)
@@ -105,6 +108,8 @@ class TestImages:
             ('lattices.names=["diamond"]', r"unknown lattices \['diamond'\]"),
             ("lattices.thermal=[0.3, 0.1]", r"thermal 0.3 to 0.1; expected an ascending range"),
             ("lattices.spread_factor=[0, 0]", r"spread_factor 0 to 0"),
+            ('lattices.leave_out=["diamond"]', r"leave_out \['diamond'\]; expected some of \['cubic'"),
+            ('lattices.leave_out=["cubic", "bcc", "fcc", "hexagonal-1", "hexagonal-2"]', "no lattice is left"),
             ("data.crop_px=128", r"lattices.image_px 96 is below data.crop_px 128"),
         ],
     )
@@ -139,6 +144,30 @@ class TestCrops:
                     np.testing.assert_array_equal(cleans[place], clean[0].numpy())
                     found += 1
         assert found == 1
+
+    def test_images_without_a_lattice_are_those_of_all_and_of_the_same_cache(self, monkeypatch):
+        """Other arguments would mean other files, and hours of simulating."""
+        asked = []
+        all_of_them, without = (
+            recipe_of("denoise"),
+            recipe_of("denoise", 'lattices.leave_out=["bcc", "fcc"]', "data.pool=3"),
+        )
+        assert drawn_by(without) == drawn_by(all_of_them)
+        monkeypatch.setattr(
+            module, "lattice_image", lambda *key, **drawn: asked.append(key) or image_of(*key, options_of())
+        )
+        for split, expected in ((Split.TRAIN, [0, 3, 4, 0, 3]), (Split.VALIDATION, [0, 3, 4, 5, 8])):
+            crops = LatticeCrops(without, split)
+            asked.clear()
+            for index in range(5):
+                crops[0, index]
+            assert [number for _, _, number in asked] == expected
+        patches = LatticePatches(recipe_of("cae-a", 'lattices.leave_out=["cubic"]', "data.pool=5"), Split.TRAIN, 17)
+        assert patches.pool.lattice.tolist() == [1, 2, 3, 4, 1]
+
+    def test_every_number_is_itself_where_nothing_is_left_out(self):
+        assert [image_number(options_of(), n) for n in range(12)] == list(range(12))
+        assert options_of(leave_out=("fcc",)).taught == tuple(name for name in LATTICES if name != "fcc")
 
     def test_validation_images_are_never_repeated(self):
         crops = LatticeCrops(recipe_of("denoise"), Split.VALIDATION)

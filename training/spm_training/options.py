@@ -141,6 +141,9 @@ class LatticeImageOptions(Options):
     """Images of lattices (`spm_training.simulate.stm_lattices`) that networks learn to denoise; no lattice named means all."""
 
     names: tuple[str, ...] = ()
+    #: Lattices out of these whose images are passed over, with the other surfaces among them: what a network makes of a lattice
+    #: that it never saw. Unlike those of fewer names, the images are those of the whole set, and come from the same cache.
+    leave_out: tuple[str, ...] = ()
     #: Side of a simulated image. Each is scaled as a whole; crops and patches are cut from it.
     image_px: Annotated[int, Field(ge=32)] = 256
     #: Smallest and largest factor on the lattice's printed pixels per lattice unit; drawn log-uniformly, as all ranges here.
@@ -168,11 +171,23 @@ class LatticeImageOptions(Options):
         unknown = sorted(set(self.names) - set(LATTICES))
         if unknown:
             raise ValueError(f"unknown lattices {unknown}; expected some of {list(LATTICES)}")
+        strange = sorted(set(self.leave_out) - set(self.names or LATTICES))
+        if strange:
+            raise ValueError(f"leave_out {strange}; expected some of {list(self.names or LATTICES)}")
+        if not self.taught:
+            raise ValueError(
+                f"leave_out {list(self.leave_out)}: no lattice is left; expected one or more. Leave out fewer"
+            )
         for name in ("spread_factor", "thermal", "shot", "striation"):
             low, high = getattr(self, name)
             if not (0 < low <= high or (low == high == 0 and name != "spread_factor")):
                 raise ValueError(f"{name} {low:g} to {high:g}; expected an ascending range above 0")
         return self
+
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The lattices that a network sees."""
+        return tuple(name for name in self.names or LATTICES if name not in self.leave_out)
 
 
 class TargetOptions(Options):

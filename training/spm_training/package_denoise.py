@@ -19,7 +19,7 @@ from spm_training.networks.cae import CaeA, CaeB
 from spm_training.package_task import Attached, InputSpec, PackagedTask, UserParameter
 from spm_training.recipe import CaeNetworkOptions
 from spm_training.run import RunFolder
-from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, simulate_lattice
+from spm_training.simulate.stm_lattices import NOISE_LEVELS, simulate_lattice
 from spm_training.tasks.lattice_images import PATCH_STRIDE_PX
 
 __all__ = ["DenoisePackage"]
@@ -86,7 +86,7 @@ class DenoisePackage(PackagedTask):
         others = f" and,\n{lattices.surfaces_share:.0%} of them, of other surfaces" if lattices.surfaces_share else ""
         return (
             f"For maps of any channel ({modalities}). Trained on simulated images of the lattices\n"
-            f"{', '.join(lattices.names or LATTICES)}{others}. Values keep their unit, offset and plane."
+            f"{', '.join(lattices.taught)}{others}. Values keep their unit, offset and plane."
         )
 
     def score_meaning(self, *, calibrated: bool) -> str:

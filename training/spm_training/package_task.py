@@ -213,7 +213,7 @@ def trained_for_export(run: RunFolder, *, half: bool) -> tuple[nn.Module, dict[s
         training["modalities"] = ", ".join(dict.fromkeys(recipe.tips.modalities))
     if recipe.network.kind in _OF_LATTICES:
         lattices = recipe.lattices
-        training["families"] = ", ".join(lattices.names) or "all"
+        training["families"] = ", ".join(lattices.taught) if lattices.names or lattices.leave_out else "all"
         for name in ("thermal", "shot", "striation", "spread_factor"):
             low, high = getattr(lattices, name)
             training[name] = f"{low:g} to {high:g}"

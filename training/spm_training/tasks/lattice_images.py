@@ -18,11 +18,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spm_training.data import Split, rng_for
+from spm_training.options import LatticeImageOptions
 from spm_training.recipe import Recipe
 from spm_training.simulate.lattice_pairs import LatticeImage, draw_lattice_image
+from spm_training.simulate.stm_lattices import LATTICES
 from spm_training.sources import source_digest
 
-__all__ = ["CropBatch", "LatticeCrops", "LatticePatches", "PatchBatch", "drawn_by", "lattice_image"]
+__all__ = ["CropBatch", "LatticeCrops", "LatticePatches", "PatchBatch", "drawn_by", "image_number", "lattice_image"]
 
 Floats = NDArray[np.float32]
 
@@ -51,11 +53,18 @@ def drawn_by(recipe: Recipe) -> dict[str, Any]:
     """All that an image depends on, options and sources: plain values, so that a cache knows them again."""
     surfaces = recipe.surfaces
     return {
-        **recipe.lattices.model_dump(exclude={"patches", "target"}),
+        **recipe.lattices.model_dump(exclude={"leave_out", "patches", "target"}),
         "families": surfaces.families,
         "detectability": (surfaces.detectability_min, surfaces.detectability_max),
         "sources": source_digest(draw_lattice_image.__module__),
     }
+
+
+def image_number(lattices: LatticeImageOptions, index: int) -> int:
+    """Number of an image among those of all lattices, by its place among those that are not left out."""
+    names = lattices.names or tuple(LATTICES)
+    round_, place = divmod(index, len(lattices.taught))
+    return round_ * len(names) + names.index(lattices.taught[place])
 
 
 class CropBatch(NamedTuple):
@@ -106,6 +115,7 @@ class LatticeCrops(Dataset[Any]):
         number = index
         if self.split is Split.TRAIN:
             number = (epoch * data.steps_per_epoch * data.batch + index) % data.pool
+        number = image_number(self.recipe.lattices, number)
         drawn: LatticeImage = self._draw(seed, int(self.split), number, **drawn_by(self.recipe))
         rng = rng_for(seed, self.split, epoch + 1, index)
         y, x = (int(start) for start in rng.integers(0, self.recipe.lattices.image_px - data.crop_px + 1, size=2))
@@ -243,7 +253,8 @@ class LatticePatches(Dataset[Any]):
         draw = Memory(recipe.data.cache or None, verbose=0).cache(lattice_image)
         count = recipe.data.pool if self.split is Split.TRAIN else min(_OTHER_IMAGES, recipe.data.validation_images)
         images: list[LatticeImage] = [
-            draw(recipe.training.seed, int(self.split), number, **drawn_by(recipe)) for number in range(count)
+            draw(recipe.training.seed, int(self.split), image_number(recipe.lattices, index), **drawn_by(recipe))
+            for index in range(count)
         ]
         places, offsets = [], []
         for number, one in enumerate(images):
