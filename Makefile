@@ -20,9 +20,9 @@ BASE_TESTS := $(addprefix tests/runtime/,test_base.py test_cli.py test_models.py
 demo: $(VENV)/.demo
 	$(BIN)/spm-infer demo --out demo-out
 
-## every test; those on real scans skip where the folder of scans is absent
+## every test, on up to four cores; those on real scans skip where the folder of scans is absent
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 ## the watch killed 50 times while 500 scans come in and the disk fills; minutes. ADATOM_TORTURE_SEED=N repeats the scans of a run
 torture: $(VENV)/.dev

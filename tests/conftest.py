@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: before anything imports torch, each gets one thread, and so do the processes that it starts.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Real scans of real instruments are not part of the project. Set ADATOM_TEST_DATA to a folder that has them.
 DATA = Path(os.environ.get("ADATOM_TEST_DATA", ROOT.parent / "shared" / "data"))
