@@ -211,6 +211,155 @@ def lattices(
     _finish(study_lattices(out, options, resume=resume, device=device, report=click.echo))
 
 
+BUDGET = click.option(
+    "--budget",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the epochs of the recipes.",
+)
+
+
+@study.command("lattice-latents")
+@OUT
+@click.option("--run", "folders", multiple=True, type=FOLDER, help="A finished run of an autoencoder. Repeatable.")
+@click.option("--network", "networks", multiple=True, help="Only this one, as cae-a. Repeatable.  [default: all four]")
+@BUDGET
+@click.option(
+    "--images", type=click.IntRange(2), help="Images of each lattice at each level of noise that decide.  [default: 20]"
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override of the recipes. Repeatable.")
+@TRAINED[2]
+@TRAINED[3]
+@SMOKE
+def lattice_latents(
+    out: Path,
+    folders: tuple[Path, ...],
+    networks: tuple[str, ...],
+    budget: float,
+    images: int | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    device: str,
+    smoke: bool,
+) -> None:
+    """Whether the latents of the patch autoencoders tell the lattices apart; what is not given as a run is trained.
+
+    Ctrl-C saves and ends; --resume goes on from there.
+    """
+    from spm_training.run import RunFolder
+    from spm_training.studies.lattice_latents import LatticeLatentsOptions, study_lattice_latents
+
+    runs = {str(run.recipe().network.kind): run for run in map(RunFolder, folders)}
+    options = LatticeLatentsOptions(runs=runs, budget=budget, overrides=overrides, smoke=smoke)
+    if smoke:
+        options = dataclasses.replace(options, images=3, side_px=96)
+    if networks:
+        options = dataclasses.replace(options, networks=networks)
+    if images is not None:
+        options = dataclasses.replace(options, images=images)
+    _finish(study_lattice_latents(out, options, resume=resume, device=device, report=click.echo))
+
+
+@study.command("lattice-transfer")
+@OUT
+@click.option("--recipe", default="cae-a", show_default=True, help="What learns four lattices and five.")
+@click.option(
+    "--pair", "pairs", multiple=True, metavar="FROM:TO", help="Only these lattices. Repeatable.  [default: three pairs]"
+)
+@click.option("--all-pairs", is_flag=True, help="All twenty.")
+@click.option("--part", type=click.Choice(["pairs", "unseen"]), help="Only this question.  [default: both]")
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of the epochs of the recipes.",
+)
+@click.option(
+    "--images", type=click.IntRange(1), help="Images of each lattice at each level of noise that decide.  [default: 4]"
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override of the recipes. Repeatable.")
+@TRAINED[2]
+@TRAINED[3]
+@SMOKE
+def lattice_transfer(
+    out: Path,
+    recipe: str,
+    pairs: tuple[str, ...],
+    all_pairs: bool,
+    part: str | None,
+    budget: float,
+    images: int | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    device: str,
+    smoke: bool,
+) -> None:
+    """What a network that learned one lattice is worth on another, and how it denoises a lattice that it never saw.
+
+    Ctrl-C saves and ends; --resume goes on from there.
+    """
+    from spm_training.studies.lattice_transfer import ALL_PAIRS, LatticeTransferOptions, study_lattice_transfer
+
+    options = LatticeTransferOptions(recipe, budget=budget, overrides=overrides, smoke=smoke)
+    if smoke:
+        options = dataclasses.replace(options, pairs=options.pairs[:1], unseen=("bcc",), pool=4, images=1, side_px=64)
+    if pairs or all_pairs:
+        options = dataclasses.replace(options, pairs=ALL_PAIRS if all_pairs else tuple(map(_pair, pairs)))
+    if part == "pairs":
+        options = dataclasses.replace(options, unseen=())
+    if part == "unseen":
+        options = dataclasses.replace(options, pairs=())
+    if images is not None:
+        options = dataclasses.replace(options, images=images)
+    _finish(study_lattice_transfer(out, options, resume=resume, device=device, report=click.echo))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    source, _, target = text.partition(":")
+    if not source or not target or source == target:
+        raise click.BadParameter(f"{text}: expected two lattices, as cubic:fcc.", param_hint="--pair")
+    return source, target
+
+
+@study.command("lattice-offsets")
+@OUT
+@click.option("--run", "folder", type=FOLDER, help="A finished run of the recipe cae-twin; without, one is trained.")
+@BUDGET
+@click.option(
+    "--images", type=click.IntRange(1), help="Images of each lattice at each level of noise that decide.  [default: 3]"
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override of the recipe. Repeatable.")
+@TRAINED[2]
+@TRAINED[3]
+@SMOKE
+def lattice_offsets(
+    out: Path,
+    folder: Path | None,
+    budget: float,
+    images: int | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    device: str,
+    smoke: bool,
+) -> None:
+    """Atoms without supervision: every patch votes for the place of its nearest atom.
+
+    Ctrl-C saves and ends; --resume goes on from there.
+    """
+    from spm_training.run import RunFolder
+    from spm_training.studies.lattice_offsets import LatticeOffsetsOptions, study_lattice_offsets
+
+    run = None if folder is None else RunFolder(folder)
+    options = LatticeOffsetsOptions(run, budget, overrides=overrides, smoke=smoke)
+    if smoke:
+        options = dataclasses.replace(options, images=1, side_px=64)
+    if images is not None:
+        options = dataclasses.replace(options, images=images)
+    _finish(study_lattice_offsets(out, options, resume=resume, device=device, report=click.echo))
+
+
 def _finish(file: Path | None) -> None:
     """Say where the report is; None: stopped by Ctrl-C."""
     if file is None:
