@@ -209,8 +209,8 @@ def export(
     "--images",
     type=click.IntRange(0),
     help="Atoms: per family and noise level.  [default: 4]  Defects: per noise level, and as many empty ones.  [default: 8; 34 "
-    "for --fit-calibration]  Restore: per family and microscope.  [default: 8]  Denoise: per lattice and noise "
-    "level.  [default: 4]  0: real images only.",
+    "for --fit-calibration]  Restore: per family and microscope.  [default: 8]  Denoise: per lattice, and of other surfaces, "
+    "and noise level.  [default: 4]  0: real images only.",
 )
 @click.option("--side-px", default=256, show_default=True, type=click.IntRange(32), help="Side of an image in pixels.")
 @click.option(
@@ -256,16 +256,16 @@ def evaluate(
     from spm_training.comparison_run import run_comparison
     from spm_training.defects.run import DefectOptions, chosen_families, named_packages, run_calibration, run_defects
     from spm_training.denoise.run import denoise_options, denoise_packages, run_denoise
+    from spm_training.denoise.scenes import KINDS
     from spm_training.evaluate import EvaluationOptions
     from spm_training.restore.run import restore_options, restore_packages, run_restore
     from spm_training.simulate import surfaces, tips
     from spm_training.simulate.columns import FAMILIES
-    from spm_training.simulate.stm_lattices import LATTICES
 
     _check_range("--spacing-px", spacing_px)
     denoisers = denoise_packages(names)
     if denoisers is not None:
-        lattices = denoise_options(images, side_px, chosen_families(families, left_out, tuple(LATTICES)), knots)
+        lattices = denoise_options(images, side_px, chosen_families(families, left_out, KINDS), knots)
         run_denoise(denoisers, lattices, out, peers=peers, real=real, device=device, bar=_bar, say=click.echo)
         return
     restorers = restore_packages(names)

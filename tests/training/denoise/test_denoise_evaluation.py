@@ -19,17 +19,18 @@ from spm_training.denoise.compare import DenoiseComparison
 from spm_training.denoise.evaluate import AS_RECORDED, as_recorded, at_every_level, evaluate_all
 from spm_training.denoise.pictures import add_real, peer_of_scan
 from spm_training.denoise.report import DenoiseReport
-from spm_training.denoise.scenes import DenoiseOptions
+from spm_training.denoise.scenes import KINDS, SETTINGS, SURFACES, DenoiseOptions, setting_of
 from spm_training.denoise.tuning import DenoisePeers, DenoiseTuning
 from spm_training.peers.denoise import Gaussian
 from spm_training.peers.denoise_scores import defect_contrast
 from spm_training.restore.pictures import RealExample
 from spm_training.restore.report import Subject
 from spm_training.restore.score import Restored
-from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS
+from spm_training.simulate.stm_lattices import NOISE_LEVELS
 from spm_training.studies.page import Page
 
 TINY = DenoiseOptions(images=2, side_px=48, names=("cubic", "fcc"), defects=0.05)
+WIDER = DenoiseOptions(images=2, side_px=48, names=("cubic", SURFACES), defects=0.05)
 
 
 def oracle(options):
@@ -148,6 +149,62 @@ def test_tables_are_written(comparison, tmp_path):
     )
 
 
+def test_surfaces_are_level_and_in_units_of_their_relief():
+    every = [
+        one for level in NOISE_LEVELS for one in DenoiseOptions(images=4, side_px=96, names=(SURFACES,)).shown(level)
+    ]
+    assert [(one.level, one.number) for one in every] == [
+        (level, number) for level in NOISE_LEVELS for number in range(4)
+    ]
+    for one in every:
+        assert one.scene.image.dtype == one.scene.clean.dtype == np.float32
+        assert 0.9 < np.subtract(*np.percentile(one.scene.clean, (98, 2))) < 3
+        # What is left to take away is noise: hardly any plane.
+        noise = one.scene.image.astype(np.float64) - one.scene.clean
+        y, x = (np.linspace(-1, 1, 96)[:, None], np.linspace(-1, 1, 96))
+        assert max(abs(np.mean(noise * y)), abs(np.mean(noise * x))) < 0.1 * one.scene.noise_rms
+    assert every[0].scene.noise_rms < every[-4].scene.noise_rms
+    validation = next(iter(DenoiseOptions(images=1, side_px=96, names=(SURFACES,)).shown("low", Split.VALIDATION)))
+    assert not np.array_equal(validation.scene.clean, every[0].scene.clean)
+
+
+def test_surfaces_have_settings_columns_and_a_goal_of_their_own(tmp_path):
+    assert {setting_of(level, name) for level in NOISE_LEVELS for name in KINDS} == set(SETTINGS)
+    asked = []
+    peer = {setting: lambda image, sigma, setting=setting: asked.append(setting) or image for setting in SETTINGS}
+    truth = {one.scene.image.tobytes(): one.scene.clean for level in NOISE_LEVELS for one in WIDER.shown(level)}
+    ours = at_every_level(lambda image, sigma: truth.get(image.tobytes(), image))
+    methods = {AS_RECORDED: at_every_level(as_recorded), "BM3D": peer, "oracle 1": ours}
+    scores = evaluate_all(methods, WIDER)
+    assert [setting for setting in SETTINGS if asked.count(setting)] == list(SETTINGS)
+    subjects = [Subject(AS_RECORDED), Subject("BM3D", description="nothing"), Subject("oracle", "1", "abc")]
+    comparison = DenoiseComparison([DenoiseReport(WIDER, scores[one.label], one) for one in subjects])
+    goals = {line.goal: line.is_reached for line in comparison.goals(comparison.packages[0])}
+    assert goals["noise high, surfaces: above the best peer, BM3D"]
+    assert not any("dB" in goal and "surfaces" in goal for goal in goals)
+    text = comparison.markdown()
+    assert "| surfaces, noise medium |" in text
+    assert "nan" not in text
+    assert "surfaces, low" in json.loads(comparison.save(tmp_path)[0].read_text())["wins"]["oracle 1"]["BM3D"]
+    headline = comparison.reports[1].headline()
+    assert headline["surfaces_psnr_gain_low"] == 0
+    alone = DenoiseOptions(images=1, side_px=48, names=(SURFACES,))
+    few = [one for one in scores["BM3D"] if one.lattice == SURFACES and one.index == 0]
+    only = DenoiseComparison([DenoiseReport(alone, few, Subject("p", "1", "abc"))])
+    assert only.goals(only.packages[0]) == []
+    assert "vacancies" in only.markdown()
+
+
+def test_peers_are_tuned_on_surfaces_too(tmp_path):
+    tuning = DenoiseTuning(
+        DenoiseOptions(images=1, side_px=48, names=("cubic",)), tmp_path / "denoise.json", surfaces=2
+    )
+    assert [len(tuning.pairs[setting]) for setting in SETTINGS] == [1, 1, 1, 2, 2, 2]
+    candidates = [Gaussian(0.7), Gaussian(30)]
+    assert tuning.best("Gaussian", candidates, "high, surfaces") == candidates[0]
+    assert [key.rpartition(" ")[0] for key in json.loads(tuning.cache.read_text())] == ["Gaussian, high, surfaces"]
+
+
 def test_settings_are_kept_and_found_again(tmp_path):
     options = DenoiseOptions(images=1, side_px=32, names=("cubic",))
     candidates = [Gaussian(0.1), Gaussian(1.5), Gaussian(9.0)]
@@ -255,7 +312,7 @@ def test_names_of_another_task_are_left_to_it(monkeypatch):
 
 
 def test_options_of_the_command():
-    assert run.denoise_options(None, 256, tuple(LATTICES)) == DenoiseOptions()
+    assert run.denoise_options(None, 256, KINDS) == DenoiseOptions()
     with pytest.raises(ParameterError, match="--fit-calibration"):
         run.denoise_options(1, 64, ("fcc",), "knots.json")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from spm_training.defects.score import Interval
 from spm_training.denoise.evaluate import AS_RECORDED, LatticeScore
 from spm_training.denoise.report import DenoiseReport, chosen, finite_mean, interval_of
-from spm_training.denoise.scenes import conditions
+from spm_training.denoise.scenes import SURFACES, conditions
 from spm_training.restore.report import plain
 from spm_training.simulate.stm_lattices import NOISE_LEVELS
 from spm_training.tables import markdown_table, write_tables
@@ -76,7 +76,9 @@ class DenoiseComparison:
     def best_peer(self, level: str, names: Sequence[str], *, of: str = "") -> DenoiseReport | None:
         """The peer with the highest mean PSNR at a level on some lattices, among those whose names begin so."""
         there = [one for one in self.peers if one.subject.name.startswith(of)]
-        means = {id(one): finite_mean([score.after.psnr_db for score in _of(one, level, names)]) for one in there}
+        means = {
+            id(one): finite_mean([score.after.psnr_db for score in chosen(one.scores, level, names)]) for one in there
+        }
         known = [one for one in there if math.isfinite(means[id(one)])]
         return max(known, key=lambda one: means[id(one)]) if known else None
 
@@ -85,8 +87,8 @@ class DenoiseComparison:
         lines: list[Goal] = []
         for level in NOISE_LEVELS:
             for kind, names, least in self._groups(package):
-                rival = self.best_peer(level, names, of=_BM3D)
-                if rival is not None:
+                rival = None if least is None else self.best_peer(level, names, of=_BM3D)
+                if rival is not None and least is not None:
                     gain = _win(package, rival, level, names).gain_db
                     text = f"noise {level}, {kind}: {least:g} dB above {rival.subject.label}"
                     lines.append(Goal(text, f"{_signed(gain)} dB", gain.value >= least))
@@ -97,7 +99,9 @@ class DenoiseComparison:
                     # Not by chance: all of the interval is above.
                     lines.append(Goal(text, str(won), won.gain_db.value > 0 and not won.gain_db.low <= 0))
             for kind, name in (("vacancies", "vacancy"), ("adatoms", "adatom")):
-                left = interval_of([getattr(one, name) for one in chosen(package.scores, level)])
+                left = interval_of(
+                    [getattr(one, name) for one in chosen(package.scores, level, package.options.lattices)]
+                )
                 if math.isfinite(left.value):
                     text = f"noise {level}: contrast of {kind} kept within {_CONTRAST:.0%}"
                     lines.append(Goal(text, _plain(left), abs(left.value - 1) <= _CONTRAST))
@@ -126,9 +130,9 @@ class DenoiseComparison:
             self._seconds(),
             conditions(self.reports[0].options),
             "As recorded, all of the contrast is there. Intervals: bootstrap over images. Peers are told the rms of all that was "
-            "added to the clean image and have settings of their own at every level of noise, tuned on images of all lattices "
-            "from the validation split; packages are told nothing. Wins: mean gain in PSNR and images with the higher PSNR / "
-            "SSIM. Seconds without the first image, on the machine that evaluated.\n",
+            "added to the clean image and have settings of their own at every level of noise, for lattices and for surfaces, "
+            "tuned on images from the validation split; packages are told nothing. Wins: mean gain in PSNR and images with the "
+            "higher PSNR / SSIM. Seconds without the first image, on the machine that evaluated.\n",
             self._described(),
         ]
         return "\n".join(part for part in parts if part)
@@ -146,44 +150,59 @@ class DenoiseComparison:
         """Write ``comparison-denoise.json`` and ``.md`` and give their paths."""
         return write_tables(folder / "comparison-denoise", self.document(), self.markdown())
 
-    def _groups(self, package: DenoiseReport) -> list[tuple[str, tuple[str, ...], float]]:
-        """Lattices of its training and others: what they are called, their names and the goal in dB."""
-        every = package.options.names
+    def _groups(self, package: DenoiseReport) -> list[tuple[str, tuple[str, ...], float | None]]:
+        """Lattices of its training, others, and other surfaces: what they are called, their names and the goal in dB."""
+        every = package.options.lattices
         known = self.trained_on.get(package.subject.label, every)
-        groups = (
+        groups: tuple[tuple[str, tuple[str, ...], float | None], ...] = (
             ("trained lattices", tuple(name for name in every if name in known), _TRAINED_DB),
             ("unseen lattices", tuple(name for name in every if name not in known), _UNSEEN_DB),
+            ("surfaces", tuple(name for name in package.options.names if name == SURFACES), None),
         )
         return [group for group in groups if group[1]]
 
+    def _kinds(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Lattices and other surfaces, as far as they were scored: what stands before the level of noise, and their names."""
+        options = self.reports[0].options
+        surfaces = tuple(name for name in options.names if name == SURFACES)
+        return [kind for kind in (("", options.lattices), (f"{SURFACES}, ", surfaces)) if kind[1]]
+
     def _by_level(self, title: str, cell: Callable[[Sequence[LatticeScore]], str]) -> str:
+        columns = [(kind, names, level) for kind, names in self._kinds() for level in NOISE_LEVELS]
         rows = [
-            [one.subject.label, *(cell(chosen(one.scores, level)) for level in NOISE_LEVELS)] for one in self.reports
+            [one.subject.label, *(cell(chosen(one.scores, level, names)) for _, names, level in columns)]
+            for one in self.reports
         ]
-        return markdown_table((title, *(f"noise {level}" for level in NOISE_LEVELS)), rows)
+        return markdown_table((title, *(f"{kind}noise {level}" for kind, _, level in columns)), rows)
 
     def _by_lattice(self, level: str, names: Sequence[str]) -> str:
         rows = [
-            [one.subject.label, *(_quality(chosen(one.scores, level, name)) for name in names)] for one in self.reports
+            [one.subject.label, *(_quality(chosen(one.scores, level, [name])) for name in names)]
+            for one in self.reports
         ]
         return markdown_table((f"noise {level}: MSE / PSNR / SSIM", *names), rows)
 
     def _wins(self, package: DenoiseReport) -> str:
         rows = []
-        names = package.options.names
-        for level in NOISE_LEVELS:
-            best = self.best_peer(level, names)
-            if best is not None:
-                each = [str(_win(package, best, level, [name])) for name in names]
-                rows.append([f"noise {level}, {best.subject.label}", str(_win(package, best, level, names)), *each])
-        return markdown_table((f"{package.subject.label} against the best peer", "all", *names), rows)
+        for kind, names in self._kinds():
+            for level in NOISE_LEVELS:
+                best = self.best_peer(level, names)
+                if best is not None:
+                    each = [
+                        str(_win(package, best, level, [name] if name in names else []))
+                        for name in package.options.names
+                    ]
+                    all_of_them = str(_win(package, best, level, names))
+                    rows.append([f"{kind}noise {level}, {best.subject.label}", all_of_them, *each])
+        return markdown_table((f"{package.subject.label} against the best peer", "all", *package.options.names), rows)
 
     def _win_figures(self, package: DenoiseReport) -> dict[str, object]:
         return {
             rival.subject.label: {
-                level: {**won._asdict(), "gain_db": asdict(won.gain_db)}
+                f"{kind}{level}": {**won._asdict(), "gain_db": asdict(won.gain_db)}
+                for kind, names in self._kinds()
                 for level in NOISE_LEVELS
-                if (won := _win(package, rival, level, package.options.names)).images
+                if (won := _win(package, rival, level, names)).images
             }
             for rival in self.reports
             if rival is not package
@@ -205,13 +224,9 @@ class DenoiseComparison:
         return "\n".join(lines) + "\n" if lines else ""
 
 
-def _of(report: DenoiseReport, level: str, names: Sequence[str]) -> list[LatticeScore]:
-    return [one for one in report.scores if one.noise == level and one.lattice in names]
-
-
 def _win(ours: DenoiseReport, theirs: DenoiseReport, level: str, names: Sequence[str]) -> Win:
     """Image by image; equal ones are no win."""
-    pairs = list(zip(_of(ours, level, names), _of(theirs, level, names), strict=True))
+    pairs = list(zip(chosen(ours.scores, level, names), chosen(theirs.scores, level, names), strict=True))
     return Win(
         len(pairs),
         sum(one.after.psnr_db > other.after.psnr_db for one, other in pairs),

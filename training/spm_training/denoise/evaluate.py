@@ -18,10 +18,10 @@ from spm_runtime.pipelines import analyse
 from spm_runtime.results import Result
 from spm_runtime.scan import Scan
 from spm_runtime.session import Device
-from spm_training.denoise.scenes import DenoiseOptions, Shown, scan_of
+from spm_training.denoise.scenes import SETTINGS, DenoiseOptions, Shown, scan_of, setting_of
 from spm_training.peers.denoise import Denoiser
 from spm_training.peers.denoise_scores import DenoiseScores, contrast_left, has_defects, score
-from spm_training.simulate.stm_lattices import NOISE_LEVELS
+from spm_training.simulate.stm_lattices import NOISE_LEVELS, LatticeScene
 
 __all__ = [
     "AS_RECORDED",
@@ -35,7 +35,7 @@ __all__ = [
     "package_scan_denoiser",
 ]
 
-#: A method by level of noise: peers have other settings at each.
+#: A method by `spm_training.denoise.scenes.SETTINGS`: peers have other settings at each level of noise, and of surfaces.
 ByLevel = Mapping[str, Denoiser]
 #: Name of what every method is compared with.
 AS_RECORDED = "as recorded"
@@ -48,14 +48,14 @@ class LatticeScore:
     Parameters
     ----------
     lattice, noise
-        What it shows, and at what level of noise.
+        What it shows, a lattice or `spm_training.denoise.scenes.SURFACES`, and at what level of noise.
     before, after
         Of the image as it was, and of the answer.
     vacancy, adatom
-        Share of the contrast that was left standing (`contrast_left`); NaN where there is none of the kind. Of the image as
-        recorded it is 1.
+        Share of the contrast that was left standing (`contrast_left`); NaN where there is none of the kind, and of surfaces. Of
+        the image as recorded it is 1.
     index
-        Its number among the images of its lattice and level.
+        Its number among the images of its kind and level.
     seconds
         Time of the denoiser.
     """
@@ -82,7 +82,7 @@ def as_recorded(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]
 
 def at_every_level(denoiser: Denoiser) -> ByLevel:
     """One denoiser for all levels of noise."""
-    return dict.fromkeys(NOISE_LEVELS, denoiser)
+    return dict.fromkeys(SETTINGS, denoiser)
 
 
 def package_denoiser(package: ModelPackage, device: Device = "cpu") -> Denoiser:
@@ -161,10 +161,11 @@ def evaluate_all(
         for shown in options.shown(level):
             made: dict[str, NDArray[np.float32]] = {}
             for name, by_level in methods.items():
+                denoiser = by_level[setting_of(level, shown.scene.name)]
                 if name not in warm:
-                    by_level[level](shown.scene.image, shown.scene.noise_rms)
+                    denoiser(shown.scene.image, shown.scene.noise_rms)
                     warm.add(name)
-                made[name], found = _score_one(name, by_level[level], shown)
+                made[name], found = _score_one(name, denoiser, shown)
                 scores[name].append(found)
                 if on_image is not None:
                     on_image(found)
@@ -182,7 +183,7 @@ def _score_one(name: str, denoiser: Denoiser, shown: Shown) -> tuple[NDArray[np.
     if answer.shape != scene.clean.shape or not np.isfinite(answer).all():
         raise ValueError(f"{name}: expected finite values of the shape {scene.clean.shape}, got {answer.shape}")
     contrast = {"vacancy": float("nan"), "adatom": float("nan")}
-    if has_defects(scene):
+    if isinstance(scene, LatticeScene) and has_defects(scene):
         contrast = contrast_left(scene, answer, denoiser(scene.perfect_image, sigma))
     return answer, LatticeScore(
         scene.name,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spm_runtime.levelling import fit_plane
 from spm_runtime.pipelines.denoise_view import denoise_view
 from spm_runtime.scan import Scan
-from spm_training.denoise.scenes import Shown
+from spm_training.denoise.scenes import SURFACES, Shown
 from spm_training.peers.denoise import Denoiser
 from spm_training.peers.denoise_scores import score
 from spm_training.restore.pictures import RealExample
@@ -29,7 +29,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(eq=False)
 class Examples:
-    """Keeps what all methods made of the first image of every lattice at every level of noise."""
+    """Keeps what all methods made of the first image of every kind at every level of noise."""
 
     kept: list[tuple[Shown, Mapping[str, Pixels]]] = field(default_factory=list)
 
@@ -56,7 +56,8 @@ def add_examples(page: Page, examples: Examples, order: Sequence[str]) -> None:
         ends = grey_scale(scene.clean)
         row = [Picture("clean", scene.clean, ends), Picture(_title("noisy", scene.image, shown), scene.image, ends)]
         row += [Picture(_title(name, made[name], shown), made[name], ends) for name in order if name in made]
-        words = f"{scene.name}, noise {shown.level}: rms {scene.noise_rms:.2f} of an atom's height"
+        unit = "the relief" if scene.name == SURFACES else "an atom's height"
+        words = f"{scene.name}, noise {shown.level}: rms {scene.noise_rms:.2f} of {unit}"
         page.figure(pictures(row), words)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from spm_training.defects.score import Interval
 from spm_training.denoise.evaluate import LatticeScore, at_every_level, evaluate_all
-from spm_training.denoise.scenes import DENOISE_SEED, DenoiseOptions, conditions
+from spm_training.denoise.scenes import DENOISE_SEED, SURFACES, DenoiseOptions, conditions
 from spm_training.peers.denoise import Denoiser
 from spm_training.peers.denoise_scores import DenoiseScores
 from spm_training.report import file_stem
@@ -56,16 +56,18 @@ class DenoiseReport:
         return " ".join(words)
 
     def headline(self) -> dict[str, float]:
-        """The few numbers that a package carries in its description."""
+        """The few numbers that a package carries in its description: means over lattices, and the gain on other surfaces."""
         values: dict[str, float] = {}
         for level in NOISE_LEVELS:
-            few = chosen(self.scores, level)
+            few = chosen(self.scores, level, self.options.lattices)
+            surfaces = chosen(self.scores, level, [SURFACES])
             values |= {
                 f"psnr_{level}": finite_mean([one.after.psnr_db for one in few]),
                 f"psnr_gain_{level}": finite_mean([one.gain_db for one in few]),
                 f"ssim_{level}": finite_mean([one.after.ssim for one in few]),
                 f"vacancy_contrast_{level}": finite_mean([one.vacancy for one in few]),
                 f"adatom_contrast_{level}": finite_mean([one.adatom for one in few]),
+                f"surfaces_psnr_gain_{level}": finite_mean([one.gain_db for one in surfaces]),
             }
         return {name: round(value, 4) for name, value in values.items() if np.isfinite(value)}
 
@@ -74,7 +76,7 @@ class DenoiseReport:
         rows = []
         for level in NOISE_LEVELS:
             for name in self.options.names:
-                few = chosen(self.scores, level, name)
+                few = chosen(self.scores, level, [name])
                 rows.append(
                     [
                         f"{name}, {level}",
@@ -100,7 +102,7 @@ class DenoiseReport:
         rows = []
         for level in NOISE_LEVELS:
             for name in self.options.names:
-                few = chosen(self.scores, level, name)
+                few = chosen(self.scores, level, [name])
                 after = {
                     key: finite_mean([getattr(one.after, key) for one in few]) for key in ("mse", "psnr_db", "ssim")
                 }
@@ -128,9 +130,9 @@ def _kept(scores: Sequence[LatticeScore]) -> dict[str, object]:
     return found
 
 
-def chosen(scores: Sequence[LatticeScore], level: str, name: str | None = None) -> list[LatticeScore]:
-    """The scores at a level of noise, of one lattice or of all."""
-    return [one for one in scores if one.noise == level and name in (None, one.lattice)]
+def chosen(scores: Sequence[LatticeScore], level: str, names: Collection[str]) -> list[LatticeScore]:
+    """The scores at a level of noise of what has one of these names."""
+    return [one for one in scores if one.noise == level and one.lattice in names]
 
 
 def interval_of(values: Sequence[float]) -> Interval:

@@ -23,11 +23,11 @@ from spm_training.denoise.evaluate import (
 from spm_training.denoise.images import write_images
 from spm_training.denoise.pictures import Examples, add_examples, add_real, of_scan, peer_of_scan
 from spm_training.denoise.report import DenoiseReport, finite_mean
-from spm_training.denoise.scenes import DenoiseOptions, conditions
+from spm_training.denoise.scenes import SETTINGS, DenoiseOptions, conditions
 from spm_training.denoise.tuning import DenoisePeers, DenoiseTuning, make_peers
 from spm_training.restore.pictures import real_examples
 from spm_training.restore.report import Subject
-from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS
+from spm_training.simulate.stm_lattices import LATTICES
 from spm_training.studies.page import Page
 
 if TYPE_CHECKING:
@@ -199,4 +199,4 @@ def _trained_on(package: ModelPackage) -> tuple[str, ...]:
 
 
 def _settings(by_level: ByLevel) -> str:
-    return "; ".join(f"noise {level}: {by_level[level]}" for level in NOISE_LEVELS)
+    return "; ".join(f"noise {setting}: {by_level[setting]}" for setting in SETTINGS)

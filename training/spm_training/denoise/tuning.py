@@ -1,4 +1,7 @@
-"""Settings of the classical denoisers, tuned at every level of noise on images of the validation split, and kept in a file."""
+"""Settings of the classical denoisers, tuned on images of the validation split, and kept in a file.
+
+Every level of noise of the lattices, and of the surfaces, has settings of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from numpy.typing import NDArray
 from spm_runtime.errors import ParameterError
 from spm_training.data import Split
 from spm_training.denoise.evaluate import ByLevel
-from spm_training.denoise.scenes import DENOISE_SEED, DenoiseOptions
+from spm_training.denoise.scenes import DENOISE_SEED, SETTINGS, SURFACES, DenoiseOptions
 from spm_training.files import write_atomically
 from spm_training.peers.denoise import Denoiser, available, tuned
-from spm_training.simulate.stm_lattices import NOISE_LEVELS
+from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS
 
 __all__ = ["DenoisePeers", "DenoiseTuning", "make_peers"]
 
@@ -58,22 +61,36 @@ class DenoiseTuning:
         JSON file of the settings that were found; None for none.
     report
         Takes a line now and then.
+    surfaces
+        How many images of surfaces, of the same size.
     """
 
-    options: DenoiseOptions = field(default_factory=lambda: DenoiseOptions(images=1, side_px=128))
+    options: DenoiseOptions = field(
+        default_factory=lambda: DenoiseOptions(images=1, side_px=128, names=tuple(LATTICES))
+    )
     cache: Path | None = Path("runs/peers/denoise.json")
     report: Callable[[str], object] = _silent
+    surfaces: int = 5
+
+    def options_of(self, setting: str) -> DenoiseOptions:
+        """The images for one of `SETTINGS`."""
+        if setting in NOISE_LEVELS:
+            return self.options
+        return dataclasses.replace(self.options, images=self.surfaces, names=(SURFACES,))
 
     @cached_property
     def pairs(self) -> Mapping[str, list[Pair]]:
-        """Noisy and clean images by level of noise."""
+        """Noisy and clean images by setting."""
         return {
-            level: [(one.scene.image, one.scene.clean) for one in self.options.shown(level, Split.VALIDATION)]
-            for level in NOISE_LEVELS
+            setting: [
+                (one.scene.image, one.scene.clean)
+                for one in self.options_of(setting).shown(setting.partition(",")[0], Split.VALIDATION)
+            ]
+            for setting in SETTINGS
         }
 
-    def best(self, name: str, candidates: Sequence[Denoiser], level: str) -> Denoiser:
-        """The candidate with the highest mean PSNR at a level of noise.
+    def best(self, name: str, candidates: Sequence[Denoiser], setting: str) -> Denoiser:
+        """The candidate with the highest mean PSNR.
 
         Parameters
         ----------
@@ -81,8 +98,8 @@ class DenoiseTuning:
             Of the peer, for the cache.
         candidates
             Settings, told apart by what ``str`` says of them.
-        level
-            One of `NOISE_LEVELS`.
+        setting
+            One of `SETTINGS`.
 
         Raises
         ------
@@ -90,30 +107,30 @@ class DenoiseTuning:
             If the file of settings cannot be read.
         """
         by_words = {str(one): one for one in candidates}
-        key = self._key(name, list(by_words), level)
+        key = self._key(name, list(by_words), setting)
         known = _read(self.cache)
         if known.get(key) in by_words:
             return by_words[known[key]]
-        self.report(f"settings of {name}, noise {level}: {len(candidates)} to try")
-        found = tuned(candidates, self.pairs[level])
+        self.report(f"settings of {name}, noise {setting}: {len(candidates)} to try")
+        found = tuned(candidates, self.pairs[setting])
         if self.cache is not None:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**_read(self.cache), key: str(found)}, indent=2)
             write_atomically(self.cache, (text + "\n").encode())
         return found
 
-    def _key(self, name: str, candidates: Sequence[str], level: str) -> str:
+    def _key(self, name: str, candidates: Sequence[str], setting: str) -> str:
         """Changes with everything that the choice depends on, but for the code."""
-        noise = dataclasses.asdict(NOISE_LEVELS[level])
-        what = [name, dataclasses.asdict(self.options), DENOISE_SEED, noise, list(candidates)]
-        return f"{name}, {level} {hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}"
+        noise = dataclasses.asdict(NOISE_LEVELS[setting]) if setting in NOISE_LEVELS else setting
+        what = [name, dataclasses.asdict(self.options_of(setting)), DENOISE_SEED, noise, list(candidates)]
+        return f"{name}, {setting} {hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}"
 
 
 def make_peers(tuning: DenoiseTuning) -> DenoisePeers:
-    """All peers that can run in this environment, tuned for every level of noise."""
+    """All peers that can run in this environment, tuned for every one of `SETTINGS`."""
     there, missing = available()
     methods = {
-        name: {level: tuning.best(name, candidates, level) for level in NOISE_LEVELS}
+        name: {setting: tuning.best(name, candidates, setting) for setting in SETTINGS}
         for name, candidates in there.items()
     }
     return DenoisePeers(methods, missing)
