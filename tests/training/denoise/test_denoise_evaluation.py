@@ -253,6 +253,8 @@ def test_the_whole_run_writes_tables_and_a_page(monkeypatch, tmp_path):
     text = "\n".join(said)
     assert "BM3D was not run: bm3d is not installed" in text
     assert "notes.txt: not read" in text
+    assert "| scan.npy, Gaussian |" in text
+    assert json.loads((out / "real-denoise.json").read_text(encoding="utf-8"))["scans"][0]["rms"] > 0
     rows = list(csv.DictReader((out / "denoise-images.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 2 * options.total
     assert {row["method"] for row in rows} == {AS_RECORDED, "Gaussian"}
@@ -265,7 +267,8 @@ def test_what_was_taken_away_is_the_difference(monkeypatch):
     image = np.add.outer(np.arange(64.0), np.zeros(64)).astype(np.float32) * 1e-9
     image[:3] = np.nan
     restored = image + np.float32(2e-10)
-    add_real(Page("", ""), [RealExample(Scan(image), {"up": Restored(restored)}, {})])
+    (taken,) = add_real(Page("", ""), [RealExample(Scan(image), {"up": Restored(restored)}, {})])
+    assert taken.method == "up"
     assert [one.title for one in shown] == ["before", "after: up", "taken away, 4 times: up"]
     np.testing.assert_allclose(shown[2].image[3:], -2e-10, rtol=0.05)
     assert shown[2].ends[0] == -shown[2].ends[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from spm_runtime.levelling import fit_plane
 from spm_runtime.pipelines.denoise_view import denoise_view
 from spm_runtime.scan import Scan
 from spm_training.denoise.scenes import SURFACES, Shown
+from spm_training.denoise.taken import ScanTaken, what_was_taken
 from spm_training.peers.denoise import Denoiser
 from spm_training.peers.denoise_scores import score
 from spm_training.restore.pictures import RealExample
@@ -61,10 +62,17 @@ def add_examples(page: Page, examples: Examples, order: Sequence[str]) -> None:
         page.figure(pictures(row), words)
 
 
-def add_real(page: Page, examples: Sequence[RealExample]) -> None:
-    """Add before, after and what was taken away of real scans, levelled by a plane for the eye; no truth is known."""
+def add_real(page: Page, examples: Iterable[RealExample]) -> list[ScanTaken]:
+    """Add before, after and what was taken away of real scans, levelled by a plane for the eye; no truth is known.
+
+    Returns
+    -------
+    Figures of what was taken away, scan after scan and method after method.
+    """
+    found = []
     for example in examples:
         scan = example.scan
+        file = scan.label if scan.path is None else scan.path.name
         # What levels the scan levels what was made of it: otherwise a change of the plane would look like one of the surface.
         plane = fit_plane(scan.image)
         before = scan.image - plane
@@ -75,9 +83,10 @@ def add_real(page: Page, examples: Sequence[RealExample]) -> None:
             row.append(Picture(f"after: {name}", made.heights - plane, (low, high)))
             taken = np.asarray(scan.image, np.float64) - made.heights
             row.append(Picture(f"taken away, {_STRONGER} times: {name}", taken, (-reach, reach)))
+            found.append(ScanTaken(file, name, what_was_taken(scan.image, made.heights)))
         refused = "".join(f"; {name}: {why}" for name, why in example.refused.items())
-        file = "" if scan.path is None else scan.path.name
         page.figure(pictures(row), f"{file}, {scan.label}, {scan.shape[0]}×{scan.shape[1]} px{refused}")
+    return found
 
 
 def of_scan(denoise: Callable[[Scan], Pixels]) -> Callable[[Scan], Restored]:

@@ -24,6 +24,7 @@ from spm_training.denoise.images import write_images
 from spm_training.denoise.pictures import Examples, add_examples, add_real, of_scan, peer_of_scan
 from spm_training.denoise.report import DenoiseReport, finite_mean
 from spm_training.denoise.scenes import SETTINGS, DenoiseOptions, conditions
+from spm_training.denoise.taken import taken_markdown, write_taken
 from spm_training.denoise.tuning import DenoisePeers, DenoiseTuning, make_peers
 from spm_training.restore.pictures import real_examples
 from spm_training.restore.report import Subject
@@ -111,8 +112,8 @@ def run_denoise(
     options
         Which simulated images; with no images only real scans are shown.
     out
-        Folder of the tables: ``comparison-denoise.md`` and ``.json``, ``denoise-images.csv``, ``pictures-denoise.html``, and one
-        ``evaluation-NAME`` for every package.
+        Folder of the tables: ``comparison-denoise.md`` and ``.json``, ``denoise-images.csv``, ``pictures-denoise.html``, one
+        ``evaluation-NAME`` for every package, and ``real-denoise.md`` and ``.json`` where there are real scans.
     peers
         Score the peers too, tuned on images of the validation split.
     real
@@ -155,7 +156,8 @@ def run_denoise(
             on_scans = {best[0]: of_scan(peer_of_scan(found.methods[best[0]][_REAL_LEVEL])), **on_scans}
     if real is not None:
         page.section("Real scans: no truth, to be looked at")
-        add_real(page, list(real_examples(real, on_scans, say=say)))
+        taken = add_real(page, real_examples(real, on_scans, say=say))
+        say(f"{taken_markdown(taken)}\nwritten: {', '.join(map(str, write_taken(out, taken)))}\n")
     say(f"written: {page.write(out, 'pictures-denoise', {'images': options.images})}")
 
 
