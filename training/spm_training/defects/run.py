@@ -19,6 +19,7 @@ from spm_training.defects.report import DefectComparison, DefectReport, Subject
 from spm_training.defects.scenes import DefectOptions
 from spm_training.peers.defects import DefectTuning, make_peers
 from spm_training.tables import write_tables
+from spm_training.wanted import check_wanted
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -118,8 +119,7 @@ def run_defects(
     if not packages and not peers:
         raise ParameterError("NAME: no package of the task 'defects', and no --peers; expected either. Name a package.")
     annotated = _annotated_sets(real, say)  # before the first hour is spent
-    if not annotated and not options.images:
-        raise ParameterError("--images 0: nothing to score. Name a number of images, or --real with a folder of scans.")
+    check_wanted(options.images, real, others=bool(annotated))
     subjects = {package.name: Subject.of(package) for package in packages}
     finders: dict[str, Finder] = {package.name: package_finder(package, device) for package in packages}
     oracles: dict[str, Oracle] = {}

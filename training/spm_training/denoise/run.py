@@ -30,6 +30,7 @@ from spm_training.restore.pictures import real_examples
 from spm_training.restore.report import Subject
 from spm_training.simulate.stm_lattices import LATTICES
 from spm_training.studies.page import Page
+from spm_training.wanted import check_wanted
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -132,12 +133,9 @@ def run_denoise(
     ParameterError
         If there is nothing to score, the folder of scans is missing, or a package is of another task.
     """
-    if real is not None and not real.is_dir():  # before the first hour is spent
-        raise ParameterError(f"--real {real}: no such folder; expected one with scans. Name another.")
+    check_wanted(options.images, real)
     if not packages and not (peers and options.images):
         raise ParameterError("NAME: no package, and no peers on simulated images. Name a package, or add --peers.")
-    if not options.images and real is None:
-        raise ParameterError("--images 0: nothing to score. Name a number of images, or --real with a folder of scans.")
     labels = {Subject.of(one).label: one for one in packages}
     on_scans = {label: of_scan(package_scan_denoiser(one, device)) for label, one in labels.items()}
     page = Page("Lattices and scans without their noise", conditions(options))

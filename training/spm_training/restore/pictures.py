@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import spm_runtime
-from spm_runtime.errors import AdatomError, ParameterError
+from spm_runtime.errors import AdatomError
 from spm_runtime.levelling import fit_plane
 from spm_runtime.scan import Scan
 from spm_training.restore.evaluate import Restorer
@@ -23,6 +23,7 @@ from spm_training.simulate.tips import TipScene
 from spm_training.simulate.tips.scene import local_height
 from spm_training.studies.page import Page
 from spm_training.studies.plots import Picture, grey_scale, pictures
+from spm_training.wanted import check_real
 
 __all__ = ["Examples", "RealExample", "add_examples", "add_real", "real_examples"]
 
@@ -79,8 +80,7 @@ def real_examples(
     ParameterError
         If there is no such folder.
     """
-    if not folder.is_dir():
-        raise ParameterError(f"--real {folder}: no such folder; expected one with scans. Name another.")
+    check_real(folder)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             scan = spm_runtime.open(file)

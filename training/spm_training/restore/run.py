@@ -29,6 +29,7 @@ from spm_training.restore.report import RestoreReport, Subject, conditions
 from spm_training.restore.scenes import RestoreOptions, Shown
 from spm_training.restore.score import ImageScore
 from spm_training.studies.page import Page
+from spm_training.wanted import check_wanted
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -170,10 +171,7 @@ def run_restore(
     ParameterError
         If there is nothing to score, the folder of scans is missing, or a package is of another task.
     """
-    if real is not None and not real.is_dir():  # before the first hour is spent
-        raise ParameterError(f"--real {real}: no such folder; expected one with scans. Name another.")
-    if not options.images and real is None:
-        raise ParameterError("--images 0: nothing to score. Name a number of images, or --real with a folder of scans.")
+    check_wanted(options.images, real)
     packages = [*packages, *(_of_paper(packages) if peers else [])]
     ours: dict[str, Restorer] = {Subject.of(one).label: package_restorer(one, device) for one in packages}
     page = Page("Surfaces restored from scans with bad tips", conditions(options))
