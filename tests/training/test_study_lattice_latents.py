@@ -15,7 +15,7 @@ from spm_training.run import RunFolder
 from spm_training.studies import lattice_latents as module
 from spm_training.studies.latent_scores import Encoded, Probed
 from spm_training.studies.lattice_latents import LatticeLatentsOptions, draw_tested, encode, study_lattice_latents
-from spm_training.studies.lattice_latents_page import Method, keeps_variational
+from spm_training.studies.lattice_latents_page import POOLED, Method, keeps_variational
 from spm_training.studies.supervised import LatticeClassifier, train_classifier
 
 QUICK = ("training.threads=1", "data.validation_images=16", "data.steps_per_epoch=2")
@@ -30,21 +30,27 @@ def tested():
     return draw_tested(2, 64)
 
 
-def test_surfaces_are_the_same_at_every_noise_and_the_lattices_are_told(tested):
-    assert tested.patches.shape == (30, 36, 17, 17)
+def test_every_image_is_another_surface_and_the_lattices_are_told(tested):
+    assert tested.patches.shape == (30, 16, 17, 17)
     np.testing.assert_array_equal(np.bincount(tested.label), [6] * 5)
-    assert len(np.unique(tested.surface)) == 10
-    assert {tuple(tested.level[tested.surface == one]) for one in range(10)} == {(0, 1, 2)}
-    for one in range(10):
-        assert len(np.unique(tested.label[tested.surface == one])) == 1
+    np.testing.assert_array_equal(tested.surface, np.arange(30))
+    np.testing.assert_array_equal(np.bincount(tested.level), [10] * 3)
     rough = [np.abs(np.diff(tested.patches[tested.level == n], axis=-1)).mean() for n in range(3)]
     assert rough[0] < rough[1] < rough[2]
 
 
-def test_latents_stay_with_their_patches(tested):
-    encoded = encode(tested, lambda patch: patch[:, 0, 8, :2])
-    np.testing.assert_allclose(encoded.latents, tested.patches[:, :, 8, :2], rtol=1e-6)
-    assert encoded.label is tested.label
+def test_latents_stay_with_their_images_in_all_orientations(tested):
+    encoded = encode(tested, lambda patch: patch[:, 0, [0, 8], [3, 8]])
+    assert encoded.latents.shape == (30, 8 * 16, 2)
+    np.testing.assert_allclose(encoded.latents[:, :16, 0], tested.patches[:, :, 0, 3], rtol=1e-6)
+    for turn in range(8):  # the middle stays where it is, the other pixel goes to all eight places
+        np.testing.assert_allclose(
+            encoded.latents[:, 16 * turn : 16 * (turn + 1), 1], tested.patches[:, :, 8, 8], rtol=1e-6
+        )
+    places = [(0, 3), (0, 13), (16, 3), (16, 13), (3, 0), (13, 0), (3, 16), (13, 16)]
+    expected = np.sort([tested.patches[:, :, y, x] for y, x in places], axis=0)
+    found = np.sort(encoded.latents[..., 0].reshape(30, 8, 16).swapaxes(0, 1), axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_supervised_network_learns_and_is_trained_once(tmp_path):
@@ -78,7 +84,7 @@ def of_accuracy(patches, images):
         return Probed(np.stack([right, 1 - right], axis=1), np.zeros(len(right), int))
 
     encoded = Encoded(np.zeros((20, 4, 2)), np.zeros(20, int), np.arange(20))
-    return Method("", encoded, {"patch": told(patches), "mean and std": told(images)}, 0.0, 0.0)
+    return Method("", encoded, {"patch": told(patches), POOLED: told(images)}, 0.0, 0.0)
 
 
 def test_the_variational_network_is_kept_only_if_it_separates_better():

@@ -30,8 +30,10 @@ __all__ = [
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
-#: What an image's patches are pooled to.
-POOLINGS = ("mean", "mean and std", "mean and covariance")
+#: What an image's patches are pooled to, each with all that stands before it.
+POOLINGS = ("mean", "std", "correlations", "quantiles")
+#: Quantiles of each latent number over the patches.
+_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 #: Parts of the images; each part is told by a probe that learned from the others.
 FOLDS = 5
 #: Points of which silhouettes are computed: their cost grows with the square.
@@ -102,7 +104,9 @@ class Probed:
 
 
 def pooled(latents: Floats, pooling: str) -> Floats:
-    """Images ``(I, N, D)`` → features ``(I, F)``: one of `POOLINGS` over the patches.
+    """Images ``(I, N, D)`` → features ``(I, F)``: over the patches, one of `POOLINGS` and all before it.
+
+    Correlations are those of pairs of latent numbers.
 
     Raises
     ------
@@ -111,15 +115,13 @@ def pooled(latents: Floats, pooling: str) -> Floats:
     """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling {pooling!r}: expected one of {POOLINGS}")
-    mean: Floats = latents.mean(axis=1)
-    if pooling == "mean":
-        return mean
-    if pooling == "mean and std":
-        return np.concatenate([mean, latents.std(axis=1)], axis=1)
-    centred = latents - mean[:, None]
-    covariance = np.einsum("ind,ine->ide", centred, centred) / latents.shape[1]
-    rows, columns = np.triu_indices(latents.shape[2])
-    return np.concatenate([mean, covariance[:, rows, columns]], axis=1)
+    mean, std = latents.mean(axis=1), latents.std(axis=1)
+    scaled = np.divide(latents - mean[:, None], std[:, None], out=np.zeros_like(latents), where=std[:, None] > 0)
+    rows, columns = np.triu_indices(latents.shape[2], 1)
+    correlated = np.einsum("ind,ine->ide", scaled, scaled)[:, rows, columns] / latents.shape[1]
+    parts = [mean, std, correlated, *np.quantile(latents, _QUANTILES, axis=1)]
+    count = {"mean": 1, "std": 2, "correlations": 3, "quantiles": len(parts)}[pooling]
+    return np.concatenate(parts[:count], axis=1)
 
 
 def probe(features: Floats, label: Numbers, surface: Numbers) -> Probed:

@@ -39,7 +39,7 @@ from spm_training.studies.lattice_latents_page import (
 from spm_training.studies.page import check_new
 from spm_training.studies.supervised import LatticeClassifier, train_classifier
 from spm_training.studies.variants import train_variant
-from spm_training.tasks.lattice_images import LatticePatches
+from spm_training.tasks.lattice_images import LatticePatches, turned
 from spm_training.trained import trained_network
 
 __all__ = ["NETWORKS", "LatticeLatentsOptions", "draw_tested", "encode", "study_lattice_latents"]
@@ -50,7 +50,9 @@ NETWORKS = ("cae-a", "cae-b", "cae-twin", "cae-vae")
 #: Seed of the images that decide.
 SEED = 77_107
 #: Distance of the patches of an image, and the number of them that single probes see.
-_STRIDE_PX, _PROBED = 8, 64
+_STRIDE_PX, _PROBED = 12, 64
+#: Symmetries of a square: every patch is seen turned and mirrored too, because no lattice is.
+_TURNS = 8
 #: Patches that principal components are fitted to.
 _FITTED = 20_000
 #: Steps along a latent number in its standard deviations, for pictures.
@@ -181,24 +183,32 @@ class Tested:
 
 
 def draw_tested(images: int, side_px: int) -> Tested:
-    """Patches of images of the evaluation split, so many of every lattice at each of `NOISE_LEVELS`; the same surfaces at all."""
-    patches, rows = [], []
+    """Patches of images of the evaluation split, so many of every lattice at each of `NOISE_LEVELS`, all of other surfaces."""
+    patches: list[NDArray[np.float32]] = []
+    rows: list[tuple[int, int, int]] = []
     for level, noise in enumerate(NOISE_LEVELS.values()):
-        for number, scene in enumerate(draw_lattices(SEED, Split.EVALUATION, noise, count=images, side_px=side_px)):
+        for scene in draw_lattices(SEED + level, Split.EVALUATION, noise, count=images, side_px=side_px):
             image = denoise_view(scene.image).image
             grid = PatchGrid(image.shape, (CaeA.SIDE_PX, CaeA.SIDE_PX), _STRIDE_PX, regular=True)
             patches.append(extract_patches(image, grid))
-            rows.append((scene.class_index, number, level))
+            rows.append((scene.class_index, len(rows), level))
     label, surface, levels = np.array(rows, np.int64).T
     return Tested(np.stack(patches), label, surface, levels)
 
 
 def encode(tested: Tested, encoder: Callable[[Tensor], Tensor]) -> Encoded:
-    """Latents by a function from patches ``(B, 1, 17, 17)`` to ``(B, D)``."""
-    flat = torch.from_numpy(tested.patches.reshape(-1, 1, *tested.patches.shape[2:]))
+    """Latents by a function from patches ``(B, 1, 17, 17)`` to ``(B, D)``: of all patches in each of the eight orientations."""
+    flat = tested.patches.reshape(-1, 1, *tested.patches.shape[2:])
+    rows: list[NDArray[np.float64]] = []
     with torch.no_grad():
-        latents = torch.cat([encoder(part) for part in torch.split(flat, _BATCH)]).double().numpy()
-    return Encoded(latents.reshape(*tested.patches.shape[:2], -1), tested.label, tested.surface)
+        for turn in range(_TURNS):
+            parts = []
+            for first in range(0, len(flat), _BATCH):
+                part = flat[first : first + _BATCH]
+                patches, _ = turned(part, np.zeros((len(part), 2), np.float32), np.full(len(part), turn))
+                parts.append(encoder(torch.from_numpy(patches)).double().numpy())
+            rows.append(np.concatenate(parts).reshape(*tested.patches.shape[:2], -1))
+    return Encoded(np.concatenate(rows, axis=1), tested.label, tested.surface)
 
 
 def _method(tested: Tested, encoder: Callable[[Tensor], Tensor], learned: str) -> Method:
