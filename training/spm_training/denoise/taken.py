@@ -164,7 +164,8 @@ def taken_markdown(every: Sequence[ScanTaken]) -> str:
     return markdown_table(headings, rows) + (
         "\nNoise and what was taken away: rms as a share of the scan's relief. Correlation: the largest of what was taken away "
         "with itself 2 to 32 lines apart, 0 for noise. At peaks: its power where the answer's spectrum has the peaks of a "
-        "lattice, over that around them, 1 for noise. Lattice lost: share of the scan's power at these peaks.\n"
+        "lattice, over that around them, 1 for noise. Lattice lost: share of the scan's power at these peaks. A hum has such "
+        "peaks too: look at the pictures.\n"
     )
 
 
