@@ -53,6 +53,8 @@ TOLERANCE = 0.25
 #: σ in pixels and least heights that are tried.
 _VOTE_SIGMAS, _IMAGE_SIGMAS = (0.7, 1.0, 1.5, 2.0), (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 _SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+#: Side of the part of an image that is shown.
+_SHOWN_PX = 96
 #: A vote is right when it is this near, in pixels.
 _NEAR_PX = 1.0
 _VOTES, _IMAGE, _DENOISED = "votes of the patches", "maxima of the image", "maxima of the denoised image"
@@ -245,7 +247,10 @@ def _write(out: Path, options: LatticeOffsetsOptions, levels: Mapping[str, _Leve
     page.section("Single votes")
     rows = [(level, one.vote_median_px, f"{one.vote_near:.1%}") for level, one in levels.items()]
     page.table(("noise", "median distance from an atom in px", "within a pixel"), rows)
-    page.figure(_pictures(levels), "fcc: the image, its votes, and what is found (crosses) beside the truth (circles).")
+    page.figure(
+        _pictures(levels),
+        "A corner of an fcc image, its votes, and what is found (crosses) beside the truth (circles).",
+    )
     numbers = {
         "steps": steps,
         "images": options.images,
@@ -270,20 +275,17 @@ def _write(out: Path, options: LatticeOffsetsOptions, levels: Mapping[str, _Leve
 
 
 def _advice(levels: Mapping[str, _Level]) -> str:
-    told = []
+    told, ahead = [], []
     for level, one in levels.items():
-        votes, image = (one.all_of(way) for way in (_VOTES, _IMAGE))
+        every = {way: one.all_of(way) for way in one.counts}
         told.append(
-            f"{level} noise F1 {votes.f1:.3f} against {image.f1:.3f}, {votes.rms_px:.2f} px against {image.rms_px:.2f}"
+            f"{level} noise " + ", ".join(f"{counts.f1:.3f} ({counts.rms_px:.2f} px)" for counts in every.values())
         )
-    ahead = [
-        level
-        for level, one in levels.items()
-        if one.all_of(_VOTES).f1 > max(one.all_of(_IMAGE).f1, one.all_of(_DENOISED).f1)
-    ]
+        if every[_VOTES].f1 > max(every[_IMAGE].f1, every[_DENOISED].f1):
+            ahead.append(level)
     return (
         f"Votes find more than maxima of the image and of the denoised image at {', '.join(ahead) or 'no'} noise. "
-        f"Votes against maxima of the image: {'; '.join(told)}."
+        f"F1 and error of votes, of maxima of the image and of the denoised image: {'; '.join(told)}."
     )
 
 
@@ -306,10 +308,11 @@ def _pictures(levels: Mapping[str, _Level]) -> Figure:
             low, high = grey_scale(image)
             axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
             axis.set_title(title)
+            axis.set(xlim=(-0.5, _SHOWN_PX - 0.5), ylim=(_SHOWN_PX - 0.5, -0.5))
             axis.set_axis_off()
         y, x = seen.truth.T
         line[2].plot(x, y, "o", markersize=7, markerfacecolor="none", markeredgecolor="C1")
         y, x = seen.found(_VOTES, setting).T
         line[2].plot(x, y, "x", markersize=5, color="C0")
-        line[2].set(xlim=(-0.5, votes.shape[1] - 0.5), ylim=(votes.shape[0] - 0.5, -0.5))
+        line[2].set(xlim=(-0.5, _SHOWN_PX - 0.5), ylim=(_SHOWN_PX - 0.5, -0.5))
     return figure

@@ -133,7 +133,7 @@ def _advice(found: Transfer) -> list[str]:
         gains = {share: float(np.mean([pair.gain_db(share) for pair in found.pairs])) for share in found.pairs[0].moved}
         told = ", ".join(f"{gain:+.2f} dB with {share:.0%} of the data" for share, gain in gains.items())
         begin = "with another lattice where data are few" if gains[min(gains)] > 0 else "with random weights"
-        words.append(f"Begin {begin}: another lattice brings {told}, means over {len(found.pairs)} pairs.")
+        words.append(f"Begin {begin}: another lattice brings {told}, means over the pairs shown.")
     if found.unseen:
         losses = [one.loss_db for one in found.unseen]
         worst = max(found.unseen, key=lambda one: one.loss_db)
@@ -157,7 +157,8 @@ def _pairs(page: Page, found: Transfer) -> None:
     page.section("Beginning with another lattice")
     page.say(
         f"CAE-A learns one lattice from {found.pool} images, then another one from a share of as many, beside the same network "
-        "that begins with random weights and has the same images and as many steps."
+        "that begins with random weights and has the same images and as many steps. With the steps on the first lattice the one "
+        "that goes on has twice as many: a short training from scratch may lack steps more than data, which the last rows show."
     )
     content = []
     for pair in found.pairs:
