@@ -157,7 +157,7 @@ def test_values_are_not_calibrated_and_nothing_is_attached(runs, tmp_path):
 
 def test_scores_go_into_the_card(runs, tmp_path):
     seen = []
-    assert evaluation_of(runs["denoise"], 2).total == 2 * 3 * 5
+    assert evaluation_of(runs["denoise"], 2).total == 2 * 3 * 6
     done = export_run(runs["denoise"], tmp_path / "m", ExportOptions("0.1.0"), evaluation=FEW, on_image=seen.append)
     assert len(seen) == FEW.total == 6
     assert load_package(done.folder).metrics == done.report.headline()
