@@ -9,6 +9,7 @@ from spm_runtime.errors import ParameterError
 from spm_runtime.models import load_package
 from spm_runtime.pipelines import analyse
 from spm_runtime.pipelines.denoise_view import denoise_view
+from spm_runtime.pipelines.fourier_wiener import with_filtered
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session, self_test
 from spm_training.data import Split
@@ -66,8 +67,8 @@ def test_the_runtime_opens_and_reproduces_it(name, packages):
     shapes = {key: value.shape for key, value in (inputs | outputs).items()}
     side = {"cae-a": 17, "cae-b": 16, "cae-twin": 17, "cae-vae": 17}.get(name)
     if side is None:
-        assert shapes == {"image": (1, 1, 96, 144), "denoised": (1, 1, 96, 144)}
-        assert package.settings == {"kind": "image"}
+        assert shapes == {"image": (1, 2, 96, 144), "denoised": (1, 1, 96, 144)}
+        assert package.settings == {"kind": "image", "windows_px": [16]}
         assert (package.size_multiple, package.halo_px) == (16, task_graph(name).halo_px)
     else:
         twin = {"centred": (1, 1, side, side), "offset_yx_px": (1, 2)} if name == "cae-twin" else {}
@@ -98,7 +99,8 @@ def test_a_scan_goes_through_it_and_the_network_is_torchs(name, packages, runs, 
         expected_of = lambda patch: network(patch).denoised  # noqa: E731
     view = denoise_view(image)
     with torch.no_grad():
-        expected = view.restored(expected_of(torch.from_numpy(view.image)[None, None])[0, 0].numpy())
+        seen = with_filtered(view.image, tuple(package.settings.get("windows_px", ())))
+        expected = view.restored(expected_of(torch.from_numpy(seen)[None])[0, 0].numpy())
     one = analyse(scan_of(image), "denoise", model=package.folder, device="cpu").maps[0].data
     np.testing.assert_allclose(one, expected, atol=(5e-3 if name == "denoise" else 1e-4) * view.scale)
 

@@ -6,6 +6,7 @@ import torch
 
 from spm_runtime.errors import ParameterError
 from spm_runtime.pipelines.denoise_view import denoise_view
+from spm_runtime.pipelines.fourier_wiener import fourier_wiener
 from spm_training.data import Split, rng_for
 from spm_training.fit import fit
 from spm_training.loading import train_loader
@@ -130,7 +131,7 @@ class TestImages:
 class TestCrops:
     def test_a_crop_is_part_of_its_image_mirrored_at_most(self):
         recipe = recipe_of("denoise")
-        image, clean, height = LatticeCrops(recipe, Split.TRAIN)[1, 1]
+        image, clean, height, beside = LatticeCrops(recipe, Split.TRAIN, (16, 32))[1, 1]
         number = (recipe.data.steps_per_epoch * recipe.data.batch + 1) % recipe.data.pool
         whole = lattice_image(recipe.training.seed, 0, number, **drawn_by(recipe))
         assert height == pytest.approx(whole.height)
@@ -142,6 +143,10 @@ class TestCrops:
                 if np.array_equal(windows[place], image[0].numpy()):
                     cleans = np.lib.stride_tricks.sliding_window_view(np.flip(whole.clean, axes), (64, 64))
                     np.testing.assert_array_equal(cleans[place], clean[0].numpy())
+                    for one, side in zip(beside.numpy(), (16, 32), strict=True):
+                        filtered = np.flip(fourier_wiener(whole.image.astype(np.float32), side), axes)
+                        windows_too = np.lib.stride_tricks.sliding_window_view(filtered, (64, 64))
+                        np.testing.assert_allclose(windows_too[place], one, atol=2e-3)
                     found += 1
         assert found == 1
 
@@ -266,11 +271,13 @@ def _grid(offset):
 
 
 class TestNetworks:
-    def test_a_fresh_denoiser_changes_nothing(self):
-        image = torch.randn(2, 1, 32, 48)
+    @pytest.mark.parametrize("windows_px", [(), (16, 32)])
+    def test_a_fresh_denoiser_changes_nothing(self, windows_px):
+        image = torch.randn(2, 1 + len(windows_px), 32, 48)
         with torch.no_grad():
             for fold in (1, 2):
-                assert torch.equal(DenoiserNet(4, 2, fold_px=fold).eval()(image), image)
+                network = DenoiserNet(4, 2, fold_px=fold, windows_px=windows_px).eval()
+                assert torch.equal(network(image), image[:, :1])
 
     @pytest.mark.parametrize("fold", [1, 2])
     def test_beyond_the_halo_nothing_is_seen(self, fold):
@@ -374,7 +381,7 @@ def test_the_noisy_image_is_a_target_too():
         batch = task.collate([task.dataset(Split.VALIDATION)[0, i] for i in range(2)])
         network = task.build_network().eval()
         with torch.no_grad():
-            output = network(batch.image)
+            output = network(task.inputs(batch))
         answer = output if name == "denoise" else output.denoised
         assert task.loss(output, batch)["loss"] == pytest.approx(((answer - batch.image) ** 2).mean().item())
 

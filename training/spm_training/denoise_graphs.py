@@ -41,11 +41,17 @@ class DenoiserGraph(ExportGraph):
         """In words, for the card."""
         network = self.network
         folded = f" on pixels folded {network.fold_px} by {network.fold_px}" if network.fold_px != 1 else ""
-        return f"Residual U-Net of base width {network.base_width} and depth {network.depth}{folded}"
+        more = len(network.windows_px)
+        beside = (
+            f", with {more} answer{'s' * (more > 1)} of a Wiener filter in Fourier space beside the image"
+            if more
+            else ""
+        )
+        return f"Residual U-Net of base width {network.base_width} and depth {network.depth}{folded}{beside}"
 
     def example(self) -> Tensor:
         """Two images, not square."""
-        return torch.zeros(2, 1, 3 * self.stride, 4 * self.stride)
+        return torch.zeros(2, 1 + len(self.network.windows_px), 3 * self.stride, 4 * self.stride)
 
     def free_axes(self) -> Mapping[int, Any]:
         """Batch, height and width; the last two in multiples of the stride."""
@@ -53,7 +59,7 @@ class DenoiserGraph(ExportGraph):
         return {0: batch, 2: self.stride * rows, 3: self.stride * columns}
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, 1, H, W)`` → the same shape."""
+        """``(B, C, H, W)`` → ``(B, 1, H, W)``."""
         denoised: Tensor = self.network(image)
         return denoised
 

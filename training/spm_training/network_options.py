@@ -183,6 +183,8 @@ class DenoiserNetworkOptions(Options):
     depth: Annotated[int, Field(ge=1, le=5)] = 3
     #: It works on an image whose pixels were folded into channels, two by two; 1 works on the pixels themselves.
     fold_px: Literal[1, 2] = 2
+    #: Sides of the windows of `spm_runtime.pipelines.fourier_wiener`, whose answers the network sees beside the image.
+    windows_px: tuple[Annotated[int, Field(ge=4, multiple_of=2)], ...] = ()
 
     @property
     def stride(self) -> int:

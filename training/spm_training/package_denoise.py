@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from spm_kernels import PatchGrid, extract_patches
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.denoise_view import BEYOND_PERCENT, denoise_view
+from spm_runtime.pipelines.fourier_wiener import with_filtered
 from spm_training.data import Split, rng_for
 from spm_training.denoise.evaluate import LatticeScore, package_denoiser
 from spm_training.denoise.report import DenoiseReport, score_denoiser
 from spm_training.denoise.scenes import DENOISE_SEED, DenoiseOptions
 from spm_training.networks.cae import CaeA, CaeB
 from spm_training.package_task import Attached, InputSpec, PackagedTask, UserParameter
-from spm_training.recipe import CaeNetworkOptions
+from spm_training.recipe import CaeNetworkOptions, DenoiserNetworkOptions
 from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import NOISE_LEVELS, simulate_lattice
 from spm_training.tasks.lattice_images import PATCH_STRIDE_PX
@@ -58,12 +59,19 @@ class DenoisePackage(PackagedTask):
         return CaeB.SIDE_PX if options.kind == "cae-b" else CaeA.SIDE_PX
 
     @property
+    def _windows_px(self) -> tuple[int, ...]:
+        """Sides of the windows of the filter beside which the network sees a scan."""
+        options = self.recipe.network
+        return options.windows_px if isinstance(options, DenoiserNetworkOptions) else ()
+
+    @property
     def input(self) -> InputSpec:
-        """A scan, or a patch of it, in units of its relief."""
+        """A scan, or a patch of it, in units of its relief; the scan filtered beside it."""
         what = "The scan" if self._side_px is None else "A patch of the scan"
+        beside = f"; the same filtered with windows of {_listed(self._windows_px)} px" if self._windows_px else ""
         return InputSpec(
-            f"{what} less its plane and the levels of its terraces, in units of its relief.",
-            ("image",),
+            f"{what} less its plane and the levels of its terraces, in units of its relief{beside}.",
+            ("image", *(f"fourier_wiener_{side}" for side in self._windows_px)),
             (None, None),
             {"function": "spm_runtime.pipelines.denoise_view.denoise_view", "beyond_percent": BEYOND_PERCENT},
         )
@@ -99,7 +107,7 @@ class DenoisePackage(PackagedTask):
             return self._patches(1, 1)
         stride = self.recipe.network.stride
         rows, columns = (-(-least // stride) * stride for least in _TEST_PX)
-        return _seen(1, (rows, columns))[None, None]
+        return with_filtered(_seen(1, (rows, columns)), self._windows_px)[None]
 
     def check_images(self, stride: int) -> Iterator[NDArray[np.float32]]:
         """Pieces of one image."""
@@ -108,10 +116,10 @@ class DenoisePackage(PackagedTask):
                 yield self._patches(0, batch)
             return
         batches, rows, columns = (max(column) for column in zip(*_CHECKED, strict=True))
-        whole = _seen(0, ((rows + batches) * stride, columns * stride))
+        whole = with_filtered(_seen(0, ((rows + batches) * stride, columns * stride)), self._windows_px)
         for batch, high, wide in _CHECKED:
             starts = [number * stride for number in range(batch)]
-            yield np.stack([whole[None, y : y + high * stride, : wide * stride] for y in starts])
+            yield np.stack([whole[:, y : y + high * stride, : wide * stride] for y in starts])
 
     def _patches(self, number: int, batch: int) -> NDArray[np.float32]:
         """``(batch, 1, P, P)`` first patches of an image."""
@@ -123,7 +131,7 @@ class DenoisePackage(PackagedTask):
     def attach(self, runs: Mapping[str, RunFolder], *, half: bool) -> Attached:
         """No further networks; the settings that the pipeline asks for."""
         if self._side_px is None:
-            return Attached({}, {"kind": "image"})
+            return Attached({}, {"kind": "image", "windows_px": list(self._windows_px)})
         return Attached({}, {"kind": "patch", "patch_px": self._side_px, "stride_px": PATCH_STRIDE_PX})
 
     def evaluation(self, images: int) -> DenoiseOptions:
@@ -135,6 +143,10 @@ class DenoisePackage(PackagedTask):
     ) -> DenoiseReport:
         """MSE, PSNR and SSIM against the clean image, and what is left of defects."""
         return score_denoiser(package_denoiser(package), evaluation, on_image=on_image)
+
+
+def _listed(sides: tuple[int, ...]) -> str:
+    return " and ".join(f"{side}" for side in sides)
 
 
 def _seen(number: int, shape: tuple[int, int]) -> NDArray[np.float32]:

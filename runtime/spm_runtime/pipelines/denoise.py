@@ -16,6 +16,7 @@ from spm_runtime.errors import ModelError
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.common import Clock, unlike_training
 from spm_runtime.pipelines.denoise_view import DenoiseView, denoise_view
+from spm_runtime.pipelines.fourier_wiener import with_filtered
 from spm_runtime.pipelines.surface import nm_per_unit
 from spm_runtime.pipelines.tiling import run_tiled
 from spm_runtime.results import Map, Result
@@ -41,8 +42,9 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
         A map of any channel; missing pixels are NaN.
     package, session
         A model of the task ``denoise`` and its loaded network. Its setting ``kind`` is ``image``, for a network from ``image``
-        ``(B, 1, H, W)`` to ``denoised``, the same shape; or ``patch``, for one from ``patch`` ``(B, 1, P, P)`` to ``denoised``,
-        with the settings ``patch_px`` P and ``stride_px``. Both see the scan as `denoise_view` has it.
+        ``(B, C, H, W)`` to ``denoised`` ``(B, 1, H, W)``, and ``windows_px`` lists the windows of `fourier_wiener` whose answers
+        are the channels after the scan; or ``patch``, for one from ``patch`` ``(B, 1, P, P)`` to ``denoised``, with the settings
+        ``patch_px`` P and ``stride_px``. Both see the scan as `denoise_view` has it.
     parameters
         Those of the package.
 
@@ -65,7 +67,9 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
     if package.settings["kind"] == "patch":
         seen = _by_patches(session, view.image, package.settings)
     else:
-        seen = run_tiled(session, view.image)[DENOISED]
+        told = with_filtered(view.image, tuple(package.settings.get("windows_px", ())))
+        clock.stop("filter")
+        seen = run_tiled(session, told)[DENOISED]
     clock.stop("network")
     denoised = view.restored(seen)
     return Result(
@@ -89,6 +93,11 @@ def _check(package: ModelPackage) -> None:
         raise ModelError(f"{file}: setting kind {settings.get('kind')!r}, expected 'image' or 'patch'. {remedy}")
     if DENOISED not in (outputs := [one.id for one in package.outputs]):
         raise ModelError(f"{file}: outputs {', '.join(outputs)}, expected one with the name {DENOISED}. {remedy}")
+    sides = settings.get("windows_px", [])
+    if not (isinstance(sides, list) and all(isinstance(one, int) and one >= 4 and one % 2 == 0 for one in sides)):
+        raise ModelError(
+            f"{file}: setting windows_px {sides!r}, expected a list of even numbers of pixels from 4. {remedy}"
+        )
     if settings["kind"] == "patch":
         side, stride = settings.get("patch_px"), settings.get("stride_px")
         if not (isinstance(side, int) and isinstance(stride, int) and 1 <= stride <= side):

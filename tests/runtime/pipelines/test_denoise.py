@@ -13,6 +13,7 @@ from spm_runtime.errors import ModelError
 from spm_runtime.pipelines import tiling
 from spm_runtime.pipelines.denoise import denoise_scan
 from spm_runtime.pipelines.denoise_view import denoise_view
+from spm_runtime.pipelines.fourier_wiener import fourier_wiener, with_filtered
 from spm_runtime.results import ModelReference
 from spm_runtime.scan import Scan
 
@@ -197,6 +198,16 @@ def test_every_pixel_is_asked_of_patches_and_they_come_in_bounded_numbers(rng):
     np.testing.assert_allclose(raised - image, 0.25 * denoise_view(image).scale, rtol=1e-3)
 
 
+def test_a_network_sees_the_filtered_scan_beside_the_scan(rng):
+    seen = []
+    image = lattice((70, 90)) + rng.normal(0, 0.2, (70, 90))
+    network = Network(lambda given: (seen.append(given), given[:, 1:2])[1], windows_px=[16, 32])
+    denoised, _ = run(image, network)
+    view = denoise_view(image.astype(np.float32))
+    np.testing.assert_allclose(seen[0][0, :, :70, :90], with_filtered(view.image, (16, 32)), atol=1e-6)
+    np.testing.assert_allclose(denoised, view.restored(fourier_wiener(view.image, 16)), atol=1e-5)
+
+
 def test_the_noise_and_what_is_taken_away_are_told(rng):
     sigma = 0.05e-9
     clean = 1e-9 * ndimage.gaussian_filter(rng.standard_normal((200, 240)), 6) * 20
@@ -229,6 +240,8 @@ def test_a_scan_unlike_those_of_the_training_is_denoised_and_said_to_be():
         ({"outputs": ("latent",)}, "outputs latent, expected one with the name denoised"),
         ({"kind": "patch", "stride_px": 18}, "stride_px 18"),
         ({"kind": "patch", "patch_px": None}, "patch_px None"),
+        ({"windows_px": [7]}, r"windows_px \[7\], expected a list of even numbers"),
+        ({"windows_px": 8}, "windows_px 8, expected a list of even numbers"),
     ],
 )
 def test_a_package_that_lacks_something_is_refused_by_name(facts, words):

@@ -23,10 +23,16 @@ class DenoiserNet(UNet):
         As in `spm_training.networks.unet.UNet`, of the network on the folded image.
     fold_px
         Pixels along each axis that become channels; 1 folds nothing.
+    windows_px
+        Sides of the windows of `spm_runtime.pipelines.fourier_wiener`, whose answers it sees beside the image: what repeats over
+        more periods than a pixel can see.
     """
 
-    def __init__(self, base_width: int = 32, depth: int = 3, *, fold_px: int = 2) -> None:
-        super().__init__(base_width, depth, channels_in=fold_px**2)
+    def __init__(
+        self, base_width: int = 32, depth: int = 3, *, fold_px: int = 2, windows_px: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__(base_width, depth, channels_in=(1 + len(windows_px)) * fold_px**2)
+        self.windows_px = windows_px
         self.fold_px = fold_px
         self.stride = fold_px * self.stride
         self.head = nn.Conv2d(base_width, fold_px**2, 3, padding=1)
@@ -40,7 +46,7 @@ class DenoiserNet(UNet):
         return self.fold_px * (4 * (stride - 1) + 2 * stride + stride - 1 + 1) + self.fold_px - 1
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, 1, H, W)`` → the same without its noise, float32; H and W multiples of `stride`."""
+        """``(B, C, H, W)`` → the first channel without its noise, ``(B, 1, H, W)`` float32; H and W multiples of `stride`."""
         folded = functional.pixel_unshuffle(image, self.fold_px)
         noise = functional.pixel_shuffle(self.head(self.features(folded)[0]).float(), self.fold_px)
-        return image.float() - noise
+        return image[:, :1].float() - noise

@@ -20,9 +20,11 @@ from torch import nn
 from spm_kernels import PatchGrid, map_patches
 from spm_runtime.errors import ParameterError
 from spm_runtime.pipelines.denoise_view import denoise_view
+from spm_runtime.pipelines.fourier_wiener import with_filtered
 from spm_training.cost import cost_of
 from spm_training.data import Split
 from spm_training.networks.cae import PatchDenoiser
+from spm_training.networks.denoiser import DenoiserNet
 from spm_training.peers.denoise import Denoiser
 from spm_training.peers.denoise_scores import DenoiseScores, compare, draw_lattices
 from spm_training.recipe import CaeNetworkOptions, DenoiserNetworkOptions, Recipe, load_recipe
@@ -191,7 +193,7 @@ def network_denoiser(network: nn.Module) -> Denoiser:
 
     def through(image: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
-            found = network(torch.from_numpy(image)[:, None])
+            found = network(torch.from_numpy(image))
         return np.ascontiguousarray(
             (found.denoised if isinstance(network, PatchDenoiser) else found)[:, 0].float().numpy()
         )
@@ -200,8 +202,9 @@ def network_denoiser(network: nn.Module) -> Denoiser:
         view = denoise_view(image)
         if isinstance(network, PatchDenoiser):
             grid = PatchGrid(view.image.shape, (network.side_px, network.side_px), PATCH_STRIDE_PX)
-            return view.restored(map_patches(view.image, through, grid))
-        return view.restored(through(view.image[None])[0])
+            return view.restored(map_patches(view.image, lambda patches: through(patches[:, None]), grid))
+        sides = network.windows_px if isinstance(network, DenoiserNet) else ()
+        return view.restored(through(with_filtered(view.image, sides)[None])[0])
 
     return denoise
 

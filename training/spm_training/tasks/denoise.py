@@ -106,15 +106,20 @@ class DenoiserTask(_Denoising):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """One crop."""
-        return 1, self.recipe.data.crop_px, self.recipe.data.crop_px
+        """One crop, and what is seen beside it."""
+        return 1 + len(self._options.windows_px), self.recipe.data.crop_px, self.recipe.data.crop_px
 
-    def build_network(self) -> DenoiserNet:
-        """The network with fresh weights from torch's global generator."""
+    @property
+    def _options(self) -> DenoiserNetworkOptions:
         options = self.recipe.network
         if not isinstance(options, DenoiserNetworkOptions):
             raise TypeError(f"network options of kind {options.kind!r} for the task of denoising images")
-        return DenoiserNet(options.base_width, options.depth, fold_px=options.fold_px)
+        return options
+
+    def build_network(self) -> DenoiserNet:
+        """The network with fresh weights from torch's global generator."""
+        options = self._options
+        return DenoiserNet(options.base_width, options.depth, fold_px=options.fold_px, windows_px=options.windows_px)
 
     def graph(self, network: DenoiserNet) -> DenoiserGraph:
         """The network as it is exported."""
@@ -122,15 +127,15 @@ class DenoiserTask(_Denoising):
 
     def dataset(self, split: Split) -> LatticeCrops:
         """Samples of a split."""
-        return LatticeCrops(self.recipe, split)
+        return LatticeCrops(self.recipe, split, self._options.windows_px)
 
     def collate(self, samples: Sequence[tuple[Tensor, ...]]) -> CropBatch:
         """A batch from samples."""
         return CropBatch(*stacked(samples))
 
     def inputs(self, batch: CropBatch) -> Tensor:
-        """The images."""
-        return batch.image
+        """The images, and what is seen beside them."""
+        return torch.cat((batch.image, batch.beside), dim=1)
 
     def loss(self, output: Tensor, batch: CropBatch) -> dict[str, Tensor]:
         """``loss``: the mean squared error, and ``squares``, the same in units of the view.

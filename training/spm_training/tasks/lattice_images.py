@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spm_runtime.pipelines.fourier_wiener import fourier_wiener
 from spm_training.data import Split, rng_for
 from spm_training.options import LatticeImageOptions
 from spm_training.recipe import Recipe
@@ -49,6 +50,27 @@ def lattice_image(seed: int, split: int, number: int, *, sources: str, **drawn: 
     return draw_lattice_image(rng_for(seed, Split(split), 0, number), number, **drawn)
 
 
+def filtered_image(
+    seed: int, split: int, number: int, *, windows_px: tuple[int, ...], cache: str, filter_source: str, **drawn: Any
+) -> NDArray[np.float16]:
+    """``(N, H, W)`` float16: an image as `fourier_wiener` has it with each of N windows, a pure function of its arguments.
+
+    Parameters
+    ----------
+    seed, split, number, drawn
+        As for `lattice_image`.
+    windows_px
+        Sides of the windows.
+    cache
+        Folder of the images; empty for none.
+    filter_source
+        Digest of the filter.
+    """
+    drawn_image: LatticeImage = Memory(cache or None, verbose=0).cache(lattice_image)(seed, split, number, **drawn)
+    image = drawn_image.image.astype(np.float32)
+    return np.stack([fourier_wiener(image, side) for side in windows_px]).astype(np.float16)
+
+
 def drawn_by(recipe: Recipe) -> dict[str, Any]:
     """All that an image depends on, options and sources: plain values, so that a cache knows them again."""
     surfaces = recipe.surfaces
@@ -78,11 +100,14 @@ class CropBatch(NamedTuple):
         ``(B, 1, H, W)`` float32 without noise.
     height
         ``(B,)`` float32: height of an atom in the plane, in the same units.
+    beside
+        ``(B, N, H, W)`` float32: the images as `fourier_wiener` has them with each of N windows.
     """
 
     image: Tensor
     clean: Tensor
     height: Tensor
+    beside: Tensor
 
     def to(self, device: torch.device) -> CropBatch:
         """The batch on a device, images in channels-last order."""
@@ -101,12 +126,16 @@ class LatticeCrops(Dataset[Any]):
         The resolved recipe.
     split
         Which images.
+    windows_px
+        Sides of the windows of `fourier_wiener`, each for a map beside the image.
     """
 
-    def __init__(self, recipe: Recipe, split: Split) -> None:
+    def __init__(self, recipe: Recipe, split: Split, windows_px: tuple[int, ...] = ()) -> None:
         self.recipe = recipe
         self.split = split
+        self.windows_px = windows_px
         self._draw = Memory(recipe.data.cache or None, verbose=0).cache(lattice_image)
+        self._filter = Memory(recipe.data.cache or None, verbose=0).cache(filtered_image, ignore=["cache"])
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         """One sample of a `CropBatch`, without the batch axis."""
@@ -116,17 +145,19 @@ class LatticeCrops(Dataset[Any]):
         if self.split is Split.TRAIN:
             number = (epoch * data.steps_per_epoch * data.batch + index) % data.pool
         number = image_number(self.recipe.lattices, number)
-        drawn: LatticeImage = self._draw(seed, int(self.split), number, **drawn_by(self.recipe))
+        known = seed, int(self.split), number
+        drawn: LatticeImage = self._draw(*known, **drawn_by(self.recipe))
+        maps = np.stack([drawn.image, drawn.clean])
+        if self.windows_px:
+            source = source_digest(fourier_wiener.__module__)
+            filtered = {"windows_px": self.windows_px, "cache": data.cache, "filter_source": source}
+            maps = np.concatenate([maps, self._filter(*known, **filtered, **drawn_by(self.recipe))])
         rng = rng_for(seed, self.split, epoch + 1, index)
         y, x = (int(start) for start in rng.integers(0, self.recipe.lattices.image_px - data.crop_px + 1, size=2))
-        mirrored = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
-        image, clean = (
-            torch.from_numpy(
-                np.flip(one[y : y + data.crop_px, x : x + data.crop_px], mirrored).astype(np.float32)
-            )[None]
-            for one in (drawn.image, drawn.clean)
-        )  # fmt: skip
-        return image, clean, torch.tensor(drawn.height, dtype=torch.float32)
+        mirrored = tuple(axis for axis in (1, 2) if rng.random() < 0.5)
+        crop = np.flip(maps[:, y : y + data.crop_px, x : x + data.crop_px], mirrored)
+        seen = torch.from_numpy(crop.astype(np.float32))
+        return seen[:1], seen[1:2], torch.tensor(drawn.height, dtype=torch.float32), seen[2:]
 
 
 class PatchBatch(NamedTuple):
