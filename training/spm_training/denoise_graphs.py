@@ -35,13 +35,14 @@ class DenoiserGraph(ExportGraph):
         super().__init__(network)
         self.stride: int = network.stride
         self.halo_px: int = network.halo_px
+        self.windows_px: tuple[int, ...] = network.windows_px
 
     @property
     def architecture(self) -> str:
         """In words, for the card."""
         network = self.network
         folded = f" on pixels folded {network.fold_px} by {network.fold_px}" if network.fold_px != 1 else ""
-        more = len(network.windows_px)
+        more = len(self.windows_px)
         beside = (
             f", with {more} answer{'s' * (more > 1)} of a Wiener filter in Fourier space beside the image"
             if more
@@ -51,7 +52,7 @@ class DenoiserGraph(ExportGraph):
 
     def example(self) -> Tensor:
         """Two images, not square."""
-        return torch.zeros(2, 1 + len(self.network.windows_px), 3 * self.stride, 4 * self.stride)
+        return torch.zeros(2, 1 + len(self.windows_px), 3 * self.stride, 4 * self.stride)
 
     def free_axes(self) -> Mapping[int, Any]:
         """Batch, height and width; the last two in multiples of the stride."""

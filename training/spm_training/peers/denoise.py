@@ -24,12 +24,14 @@ from scipy.integrate import trapezoid
 from skimage.morphology import disk
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
+from spm_runtime.pipelines.fourier_wiener import fourier_wiener
 from spm_training.peers.optional import import_peer, is_installed
 
 __all__ = [
     "PEERS",
     "Bm3d",
     "Denoiser",
+    "Fourier",
     "Gaussian",
     "Median",
     "NonLocalMeans",
@@ -116,6 +118,18 @@ class Wavelet:
 
 
 @dataclass(frozen=True)
+class Fourier:
+    """Wiener filter of the waves in windows of ``window_px``, as `fourier_wiener` has it: what microscopists do to a lattice."""
+
+    window_px: int
+    strength: float
+
+    def __call__(self, image: Pixels, sigma: float) -> Pixels:
+        """The denoised image; the strength of the noise is not used, the spectrum tells it."""
+        return fourier_wiener(image, self.window_px, strength=self.strength)
+
+
+@dataclass(frozen=True)
 class Bm3d:
     """Block matching and collaborative filtering of the groups (Dabov et al. 2007).
 
@@ -162,6 +176,9 @@ PEERS: Mapping[str, tuple[Denoiser, ...]] = MappingProxyType(
         "total variation": tuple(TotalVariation(strength) for strength in (0.3, 0.5, 0.7, 0.9, 1.2, 1.6, 2.0)),
         "wavelet": tuple(
             Wavelet(*one) for one in itertools.product((0.7, 1.0, 1.4, 2.0, 2.8), ("db2", "sym4", "coif2"))
+        ),
+        "Wiener filter in Fourier space": tuple(
+            Fourier(*one) for one in itertools.product((16, 32, 64, 128, 256), (1.5, 2.0, 3.0, 4.5))
         ),
         "BM3D": tuple(Bm3d(strength) for strength in (1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.3)),
         "BM3D, told of the lines": tuple(
