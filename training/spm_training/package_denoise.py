@@ -68,7 +68,7 @@ class DenoisePackage(PackagedTask):
     def input(self) -> InputSpec:
         """A scan, or a patch of it, in units of its relief; the scan filtered beside it."""
         what = "The scan" if self._side_px is None else "A patch of the scan"
-        beside = f"; the same filtered with windows of {_listed(self._windows_px)} px" if self._windows_px else ""
+        beside = "; then the same, filtered" if self._windows_px else ""
         return InputSpec(
             f"{what} less its plane and the levels of its terraces, in units of its relief{beside}.",
             ("image", *(f"fourier_wiener_{side}" for side in self._windows_px)),
@@ -143,10 +143,6 @@ class DenoisePackage(PackagedTask):
     ) -> DenoiseReport:
         """MSE, PSNR and SSIM against the clean image, and what is left of defects."""
         return score_denoiser(package_denoiser(package), evaluation, on_image=on_image)
-
-
-def _listed(sides: tuple[int, ...]) -> str:
-    return " and ".join(f"{side}" for side in sides)
 
 
 def _seen(number: int, shape: tuple[int, int]) -> NDArray[np.float32]:
