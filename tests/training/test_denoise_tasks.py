@@ -20,6 +20,7 @@ from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, Noise
 from spm_training.tasks import lattice_images as module
 from spm_training.tasks import task_of
 from spm_training.tasks.lattice_images import (
+    CropBatch,
     LatticeCrops,
     LatticePatches,
     drawn_by,
@@ -351,12 +352,27 @@ def test_errors_count_in_units_of_the_noise():
     for noise in (0.03, 0.3):
         quiet = ("lattices.shot=[0,0]", "lattices.striation=[0,0]", "lattices.surfaces_share=0")
         words = (f"lattices.thermal=[{noise},{noise}]", *quiet)
-        task = task_of(recipe_of("denoise", "loss.relative_floor=1e-4", *words))
+        task = task_of(recipe_of("denoise", "loss.relative_floor=1e-4", "loss.irregular_weight=0", *words))
         batch = task.collate([task.dataset(Split.VALIDATION)[0, i] for i in range(3)])
         terms = task.loss(batch.clean + 0.1 * (batch.image - batch.clean), batch)
         losses.append(float(terms["loss"]))
         assert terms["squares"] < terms["loss"]
     assert losses == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+def test_pixels_count_more_where_the_filter_is_wrong():
+    """An error counts sixteenfold where the filtered image is an atom's height or more off the truth, once where it is right."""
+    task = task_of(recipe_of("denoise", "loss.relative_floor=0", "loss.irregular_weight=15"))
+    clean = torch.zeros(1, 1, 4, 4)
+    beside = torch.zeros(1, 1, 4, 4)
+    beside[..., 0, :] = torch.tensor([0.0, 1.0, 2.0, 6.0])
+    batch = CropBatch(clean.clone(), clean, torch.tensor([2.0]), beside)
+    for column, expected in enumerate((1, 1 + 15 / 4, 16, 16)):
+        answer = clean.clone()
+        answer[..., 0, column] = 1.0
+        assert task.loss(answer, batch)["loss"] == pytest.approx(expected / 16)
+    with pytest.raises(ParameterError, match=r"irregular_weight needs the filtered images"):
+        recipe_of("denoise", "network.windows_px=[]")
 
 
 def test_the_divergence_is_that_of_torch_and_counts_per_pixel():
@@ -377,7 +393,8 @@ def test_the_divergence_is_that_of_torch_and_counts_per_pixel():
 
 def test_the_noisy_image_is_a_target_too():
     for name in ("denoise", "cae-a"):
-        task = task_of(recipe_of(name, "lattices.target=noisy", "loss.relative_floor=0"))
+        plain = ("loss.relative_floor=0", "loss.irregular_weight=0")
+        task = task_of(recipe_of(name, "lattices.target=noisy", *plain))
         batch = task.collate([task.dataset(Split.VALIDATION)[0, i] for i in range(2)])
         network = task.build_network().eval()
         with torch.no_grad():

@@ -221,6 +221,9 @@ class LossOptions(Options):
     #: Errors count in units of the error of the scan as it was plus this height (in units of its relief), so that every scan
     #: matters alike; 0 counts them in units of the relief. Of a network that takes noise away: in units of the noise.
     relative_floor: Annotated[float, Field(ge=0)] = 0.0
+    #: What a pixel counts more, of a network that takes noise away, where the first of the filtered images is an atom's height
+    #: off the clean one: at defects, which a filter of waves fills in, and which are too few to matter otherwise.
+    irregular_weight: Annotated[float, Field(ge=0)] = 0.0
     #: What the network with two decoders learns beside the image without noise: the patch moved so that its nearest atom is in
     #: the middle, and how far in pixels that is.
     centred_weight: Annotated[float, Field(ge=0)] = 0.0

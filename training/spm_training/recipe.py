@@ -153,6 +153,10 @@ class Recipe(Options):
             raise ValueError(f"lattices.image_px {self.lattices.image_px} is below data.crop_px {self.data.crop_px}")
         if isinstance(self.network, CaeNetworkOptions) and self.lattices.surfaces_share:
             raise ValueError("lattices.surfaces_share: patches are cut from lattices only")
+        if self.loss.irregular_weight and not (
+            isinstance(self.network, DenoiserNetworkOptions) and self.network.windows_px
+        ):
+            raise ValueError("loss.irregular_weight needs the filtered images of network.windows_px")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -141,9 +141,14 @@ class DenoiserTask(_Denoising):
         """``loss``: the mean squared error, and ``squares``, the same in units of the view.
 
         With a `LossOptions.relative_floor` the errors of an image count in units of its noise: without, the noisiest images are
-        all that matters, and those with little noise keep most of it.
+        all that matters, and those with little noise keep most of it. With an ``irregular_weight`` the pixels count more where
+        the surface does not repeat: without, vacancies and adatoms fade.
         """
-        squares = ((output - self._target(batch)) ** 2).mean(dim=(1, 2, 3))
+        errors = (output - self._target(batch)) ** 2
+        if weight := self.recipe.loss.irregular_weight:
+            off = (batch.clean - batch.beside[:, :1]) / batch.height[:, None, None, None]
+            errors = errors * (1 + weight * (off**2).clamp(max=1))
+        squares = errors.mean(dim=(1, 2, 3))
         floor = self.recipe.loss.relative_floor
         unit = ((batch.image - batch.clean) ** 2).mean(dim=(1, 2, 3)) + floor**2 if floor else torch.ones_like(squares)
         return {"loss": (squares / unit).mean(), "squares": squares.mean()}
