@@ -15,7 +15,8 @@ class DenoiserNet(UNet):
 
     Source: K. Zhang et al., Beyond a Gaussian denoiser, IEEE Trans. Image Process. 26 (2017) 3142 (the residual), and FFDNet,
     ibid. 27 (2018) 4608 (pixels folded into channels: a quarter of the work, and twice the reach). Nobody tells it the strength
-    of the noise: a lattice shows what is noise.
+    of the noise: a lattice shows what is noise. Of what a filtered image lacks it says, pixel by pixel, which share is noise, and
+    estimates only the rest: an estimate of all would be as coarse as the noise is strong.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class DenoiserNet(UNet):
         self.windows_px = windows_px
         self.fold_px = fold_px
         self.stride = fold_px * self.stride
-        self.head = nn.Conv2d(base_width, fold_px**2, 3, padding=1)
+        self.head = nn.Conv2d(base_width, (1 + len(windows_px)) * fold_px**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -48,5 +49,10 @@ class DenoiserNet(UNet):
     def forward(self, image: Tensor) -> Tensor:
         """``(B, C, H, W)`` → the first channel without its noise, ``(B, 1, H, W)`` float32; H and W multiples of `stride`."""
         folded = functional.pixel_unshuffle(image, self.fold_px)
-        noise = functional.pixel_shuffle(self.head(self.features(folded)[0]).float(), self.fold_px)
-        return image[:, :1].float() - noise
+        noise, *shares = functional.pixel_shuffle(self.head(self.features(folded)[0]).float(), self.fold_px).split(
+            1, dim=1
+        )
+        scan, *filtered = image.float().split(1, dim=1)
+        for share, one in zip(shares, filtered, strict=True):
+            noise = noise + share * (scan - one)
+        return scan - noise
