@@ -37,6 +37,11 @@ FILES = {
 TOLERANCE = 5e-3
 
 _FORMAT_VERSION = "0.5.3"
+#: Cited for every network that is one.
+_UNET = {
+    "text": "O. Ronneberger, P. Fischer, T. Brox: U-Net: convolutional networks for biomedical image segmentation, MICCAI 2015",
+    "doi": "10.1007/978-3-319-24574-4_28",
+}
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,7 @@ class Description:
             "license": "BSD-3-Clause",
             "authors": [{"name": "The Adatom developers"}],
             "cite": [
-                {
-                    "text": "O. Ronneberger, P. Fischer, T. Brox: U-Net: convolutional networks for biomedical image "
-                    "segmentation, MICCAI 2015",
-                    "doi": "10.1007/978-3-319-24574-4_28",
-                },
+                *([_UNET] if "U-Net" in self.graph.architecture else []),
                 *({**entry} for entry in self.task.CITATIONS),
             ],
             "tags": [*self.task.TAGS, "2d", "onnx", *recipe.card.modalities],
@@ -199,7 +200,7 @@ class Description:
 
 ## Network
 
-{graph.architecture}: {parameters:,} parameters, batch norms folded in here.
+{graph.architecture}: {parameters:,} parameters as exported.
 Input `{graph.INPUT}` `(B, {channels}, H, W)`: {self._sizes()}.{vectors} Outputs:
 
 {outputs}

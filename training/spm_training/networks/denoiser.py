@@ -49,10 +49,8 @@ class DenoiserNet(UNet):
     def forward(self, image: Tensor) -> Tensor:
         """``(B, C, H, W)`` → the first channel without its noise, ``(B, 1, H, W)`` float32; H and W multiples of `stride`."""
         folded = functional.pixel_unshuffle(image, self.fold_px)
-        noise, *shares = functional.pixel_shuffle(self.head(self.features(folded)[0]).float(), self.fold_px).split(
-            1, dim=1
-        )
-        scan, *filtered = image.float().split(1, dim=1)
-        for share, one in zip(shares, filtered, strict=True):
-            noise = noise + share * (scan - one)
+        said: Tensor = functional.pixel_shuffle(self.head(self.features(folded)[0]).float(), self.fold_px)
+        scan, noise = image[:, :1].float(), said[:, :1]
+        if self.windows_px:
+            noise = noise + (said[:, 1:] * (scan - image[:, 1:].float())).sum(dim=1, keepdim=True)
         return scan - noise
