@@ -40,7 +40,8 @@ def runs(tmp_path_factory, trained, tiny_recipe_of):
 
 
 def test_every_study_and_option_is_explained():
-    assert set(study.commands) == {"clusters", "latent-size", "lattices", "restore-losses", "suggestions"}
+    of_lattices = {"lattices", "lattice-latents", "lattice-offsets", "lattice-transfer"}
+    assert set(study.commands) == {"clusters", "latent-size", "restore-losses", "suggestions"} | of_lattices
     for command in study.commands.values():
         assert command.help
         assert all(option.help for option in command.params if option.name != "device")

@@ -67,8 +67,10 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
     if package.settings["kind"] == "patch":
         seen = _by_patches(session, view.image, package.settings)
     else:
-        told = with_filtered(view.image, tuple(package.settings.get("windows_px", ())))
-        clock.stop("filter")
+        told = view.image
+        if sides := tuple(package.settings.get("windows_px", ())):
+            told = with_filtered(told, sides)
+            clock.stop("filter")
         seen = run_tiled(session, told)[DENOISED]
     clock.stop("network")
     denoised = view.restored(seen)
