@@ -66,10 +66,6 @@ def simulate_surface(
     defects
         False for a surface without point defects: terraces and the microscope's disturbances stay.
 
-    Returns
-    -------
-    SurfaceScene
-
     Raises
     ------
     ValueError
