@@ -125,6 +125,18 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch):
         module.fit(tiny(), RunFolder(tmp_path / "run"), device="cpu", report=lambda line: None)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given to a process on Linux alone")
+def test_a_process_that_may_use_one_core_counts_one():
+    from spm_training.distributed import World
+
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert World(0, 1, torch.device("cpu")).cores == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 @pytest.mark.parametrize(
     ("asked", "cores", "on_gpu", "expected"),
     [

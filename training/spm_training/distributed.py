@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from spm_runtime.engine.service import cores
 from spm_runtime.errors import DeviceError, ModelError, ParameterError
 
 __all__ = ["World", "any_rank", "average_buffers", "check_equal_weights", "share_cores", "sum_over_ranks", "world"]
@@ -47,8 +48,8 @@ class World:
 
     @property
     def cores(self) -> int:
-        """Share of this process in the machine's cores."""
-        return max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+        """Share of this process in the cores that it may use; a thread without a core of its own holds up all others."""
+        return max(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
     @property
     def is_first(self) -> bool:
