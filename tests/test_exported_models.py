@@ -16,8 +16,7 @@ PACKAGES = sorted(path.parent for path in FOLDER.glob("*/rdf.yaml"))
 def test_there_is_a_default_for_every_task_that_the_runtime_has():
     from spm_runtime.pipelines import PIPELINES, find_method
 
-    tasks = [task for task in PIPELINES if task != "denoise"]  # no network that denoises is shipped yet
-    assert [find_method(task).task for task in tasks] == tasks
+    assert [find_method(task).task for task in PIPELINES] == list(PIPELINES)
 
 
 def test_all_packages_together_stay_small():

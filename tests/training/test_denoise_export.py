@@ -20,6 +20,7 @@ from spm_training.export import ExportOptions, evaluation_of, export_run
 from spm_training.graphs import Calibration
 from spm_training.peers.denoise import Gaussian
 from spm_training.recipe import load_recipe
+from spm_training.restore.report import Subject
 from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, simulate_lattice
 from spm_training.tasks import task_of
@@ -178,5 +179,7 @@ def test_the_scores_are_those_of_the_truth(packages):
     assert blurred["psnr_gain_high"] > 3
     assert blurred["vacancy_contrast_medium"] < 0.9
     # A residual network after two steps changes next to nothing.
-    fresh = score_denoiser(package_denoiser(packages["denoise"]), FEW).headline()
-    assert abs(fresh["psnr_gain_medium"]) < 0.5
+    fresh = score_denoiser(package_denoiser(packages["denoise"]), FEW, subject=Subject.of(packages["denoise"]))
+    assert abs(fresh.headline()["psnr_gain_medium"]) < 0.5
+    # On a card, a number stands beside its command.
+    assert fresh.markdown().startswith(f"`spm-train evaluate {packages['denoise'].name} --images {FEW.images}")

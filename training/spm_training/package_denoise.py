@@ -19,6 +19,7 @@ from spm_training.denoise.scenes import DENOISE_SEED, DenoiseOptions
 from spm_training.networks.cae import CaeA, CaeB
 from spm_training.package_task import Attached, InputSpec, PackagedTask, UserParameter
 from spm_training.recipe import CaeNetworkOptions, DenoiserNetworkOptions
+from spm_training.restore.report import Subject
 from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import NOISE_LEVELS, simulate_lattice
 from spm_training.tasks.lattice_images import PATCH_STRIDE_PX
@@ -142,7 +143,7 @@ class DenoisePackage(PackagedTask):
         self, package: ModelPackage, evaluation: DenoiseOptions, on_image: Callable[[LatticeScore], object] | None
     ) -> DenoiseReport:
         """MSE, PSNR and SSIM against the clean image, and what is left of defects."""
-        return score_denoiser(package_denoiser(package), evaluation, on_image=on_image)
+        return score_denoiser(package_denoiser(package), evaluation, on_image=on_image, subject=Subject.of(package))
 
 
 def _seen(number: int, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -72,7 +72,7 @@ class DenoiseReport:
         return {name: round(value, 4) for name, value in values.items() if np.isfinite(value)}
 
     def markdown(self) -> str:
-        """The table with its conditions below."""
+        """The command, and the table with its conditions below."""
         rows = []
         for level in NOISE_LEVELS:
             for name in self.options.names:
@@ -95,7 +95,7 @@ class DenoiseReport:
             "vacancies left",
             "adatoms left",
         )
-        return markdown_table(headings, rows) + "\n" + conditions(self.options)
+        return f"`{self.command}`\n\n{markdown_table(headings, rows)}\n{conditions(self.options)}"
 
     def document(self) -> dict[str, object]:
         """The figures and what they are about, for JSON."""
@@ -119,7 +119,7 @@ class DenoiseReport:
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``evaluation-NAME.json`` and ``.md`` and give their paths."""
         stem = f"evaluation-{file_stem(self.subject.name)}"
-        return write_tables(folder / stem, self.document(), f"`{self.command}`\n\n{self.markdown()}")
+        return write_tables(folder / stem, self.document(), self.markdown())
 
 
 def _kept(scores: Sequence[LatticeScore]) -> dict[str, object]:
@@ -144,7 +144,11 @@ def interval_of(values: Sequence[float]) -> Interval:
 
 
 def score_denoiser(
-    denoiser: Denoiser, options: DenoiseOptions, *, on_image: Callable[[LatticeScore], object] | None = None
+    denoiser: Denoiser,
+    options: DenoiseOptions,
+    *,
+    on_image: Callable[[LatticeScore], object] | None = None,
+    subject: Subject = _ANY,
 ) -> DenoiseReport:
     """Score what takes noise away.
 
@@ -156,9 +160,11 @@ def score_denoiser(
         Which images.
     on_image
         Called with the score of every image.
+    subject
+        Whose scores they are.
     """
     found = evaluate_all({"denoiser": at_every_level(denoiser)}, options, on_image=on_image)
-    return DenoiseReport(options, found["denoiser"])
+    return DenoiseReport(options, found["denoiser"], subject)
 
 
 def _quality(scores: Sequence[DenoiseScores]) -> str:
