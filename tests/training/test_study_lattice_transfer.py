@@ -12,6 +12,7 @@ from spm_runtime.pipelines.denoise_view import denoise_view
 from spm_training.cli import cli
 from spm_training.networks.cae import CaeA, PatchDenoiser, PatchOutput
 from spm_training.peers.denoise_scores import DenoiseScores, score
+from spm_training.recipe import load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, simulate_lattice
 from spm_training.studies import lattice_transfer as module
@@ -59,7 +60,7 @@ class TestPlan:
     def test_the_other_network_may_be_one_of_images(self):
         recipes = _recipes(LatticeTransferOptions("denoise", pairs=(), budget=0.1))
         assert {recipe.network.kind for recipe, _ in recipes.values()} == {"denoiser"}
-        assert recipes["without-fcc"][0].training.epochs == 3
+        assert recipes["without-fcc"][0].training.epochs == load_recipe("denoise").training.epochs // 10
 
     @pytest.mark.parametrize(
         ("options", "match"),
