@@ -26,29 +26,29 @@ def quiet(line):
 
 
 @pytest.fixture(scope="module")
-def tested():
+def drawn():
     return draw_tested(2, 64)
 
 
-def test_every_image_is_another_surface_and_the_lattices_are_told(tested):
-    assert tested.patches.shape == (30, 16, 17, 17)
-    np.testing.assert_array_equal(np.bincount(tested.label), [6] * 5)
-    np.testing.assert_array_equal(tested.surface, np.arange(30))
-    np.testing.assert_array_equal(np.bincount(tested.level), [10] * 3)
-    rough = [np.abs(np.diff(tested.patches[tested.level == n], axis=-1)).mean() for n in range(3)]
+def test_every_image_is_another_surface_and_the_lattices_are_told(drawn):
+    assert drawn.patches.shape == (30, 16, 17, 17)
+    np.testing.assert_array_equal(np.bincount(drawn.label), [6] * 5)
+    np.testing.assert_array_equal(drawn.surface, np.arange(30))
+    np.testing.assert_array_equal(np.bincount(drawn.level), [10] * 3)
+    rough = [np.abs(np.diff(drawn.patches[drawn.level == n], axis=-1)).mean() for n in range(3)]
     assert rough[0] < rough[1] < rough[2]
 
 
-def test_latents_stay_with_their_images_in_all_orientations(tested):
-    encoded = encode(tested, lambda patch: patch[:, 0, [0, 8], [3, 8]])
+def test_latents_stay_with_their_images_in_all_orientations(drawn):
+    encoded = encode(drawn, lambda patch: patch[:, 0, [0, 8], [3, 8]])
     assert encoded.latents.shape == (30, 8 * 16, 2)
-    np.testing.assert_allclose(encoded.latents[:, :16, 0], tested.patches[:, :, 0, 3], rtol=1e-6)
+    np.testing.assert_allclose(encoded.latents[:, :16, 0], drawn.patches[:, :, 0, 3], rtol=1e-6)
     for turn in range(8):  # the middle stays where it is, the other pixel goes to all eight places
         np.testing.assert_allclose(
-            encoded.latents[:, 16 * turn : 16 * (turn + 1), 1], tested.patches[:, :, 8, 8], rtol=1e-6
+            encoded.latents[:, 16 * turn : 16 * (turn + 1), 1], drawn.patches[:, :, 8, 8], rtol=1e-6
         )
     places = [(0, 3), (0, 13), (16, 3), (16, 13), (3, 0), (13, 0), (3, 16), (13, 16)]
-    expected = np.sort([tested.patches[:, :, y, x] for y, x in places], axis=0)
+    expected = np.sort([drawn.patches[:, :, y, x] for y, x in places], axis=0)
     found = np.sort(encoded.latents[..., 0].reshape(30, 8, 16).swapaxes(0, 1), axis=0)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
