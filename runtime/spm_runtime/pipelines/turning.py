@@ -58,7 +58,7 @@ def run_mirrored(
     Parameters
     ----------
     session
-        A network with one input ``(B, C, H, W)`` whose outputs are all maps without a direction.
+        A network with one input ``(B, C, H, W)`` whose outputs are maps without a direction, or numbers of the whole image.
     image
         ``(H, W)`` or ``(C, H, W)`` float32, no NaN.
     pixels
@@ -74,7 +74,7 @@ def run_mirrored(
     sums: dict[str, NDArray[np.float32]] = {}
     for axes in _MIRRORS[:count]:
         for name, value in run_tiled(session, np.ascontiguousarray(np.flip(image, axes))).items():
-            back = np.flip(value, axes) / np.float32(count)
+            back = (np.flip(value, axes) if value.ndim >= 2 else value) / np.float32(count)
             sums[name] = sums[name] + back if name in sums else back
     return sums
 

@@ -139,13 +139,26 @@ def test_tiles_equal_the_whole(monkeypatch, rng):
     image = lattice((300, 210)) + 0.3 * rng.standard_normal((300, 210))
     whole = Network(lambda seen: mean3(mean3(seen)))
     expected, _ = run(image, whole)
-    assert len(whole.calls) == 1
+    assert len(whole.calls) == 4  # an image and its mirror images
     tiled = Network(whole.rule)
     run_tiled = tiling.run_tiled
-    monkeypatch.setattr("spm_runtime.pipelines.denoise.run_tiled", lambda *given: run_tiled(*given, tile_px=64))
+    monkeypatch.setattr("spm_runtime.pipelines.turning.run_tiled", lambda *given: run_tiled(*given, tile_px=64))
     found, _ = run(image, tiled)
-    assert len(tiled.calls) > 12
+    assert len(tiled.calls) > 48
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_a_small_scan_is_seen_with_its_mirror_images_and_a_large_one_as_it_is(rng):
+    # A network that moves everything by a pixel to the right and down.
+    network = Network(lambda seen: np.roll(seen, (1, 1), axis=(2, 3)))
+    image = lattice((64, 72)) + 0.1 * rng.standard_normal((64, 72))
+    found, _ = run(image, network)
+    for axis in (0, 1):
+        mirrored, _ = run(np.flip(image, axis), network)
+        np.testing.assert_allclose(np.flip(mirrored, axis), found, atol=1e-5)
+    network.calls.clear()
+    run(lattice((640, 640)), network)
+    assert len(network.calls) == 1
 
 
 def seam_ratios(image, stride=STRIDE):
