@@ -5,6 +5,8 @@ The network's levelling is part of every atom model (training uses this very fun
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -13,6 +15,7 @@ from spm_kernels import sliding_median
 
 __all__ = [
     "BACKGROUND_RADIUS_PX",
+    "fill_with_nearest",
     "fit_level",
     "fit_plane",
     "level_for_display",
@@ -20,6 +23,8 @@ __all__ = [
     "normalise_contrast",
     "remove_background",
 ]
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 #: Radius of the background's window, in pixels of the image that the network sees.
 BACKGROUND_RADIUS_PX = 16
@@ -38,6 +43,26 @@ STEP_PX = 4
 
 #: About so many pixels tell a typical height.
 MIDDLE_SAMPLES = 20_000
+
+
+def fill_with_nearest(values: NDArray[_Number], there: NDArray[np.bool_]) -> NDArray[_Number]:
+    """Fill the pixels that are not there with the nearest that is: nothing is made up, and no edge to zero appears.
+
+    Parameters
+    ----------
+    values
+        ``(H, W)``.
+    there
+        ``(H, W)`` bool: pixels that keep their values, one at least.
+
+    Returns
+    -------
+    ``(H, W)`` of the same type.
+    """
+    if there.all():
+        return values
+    nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
+    return np.asarray(values[tuple(nearest)])
 
 
 def remove_background(image: NDArray[np.float32], *, radius_px: int = BACKGROUND_RADIUS_PX) -> NDArray[np.float32]:

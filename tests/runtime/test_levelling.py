@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spm_runtime.levelling import fit_level, fit_plane, level_for_display, level_for_network
+from spm_runtime.levelling import fill_with_nearest, fit_level, fit_plane, level_for_display, level_for_network
 
 
 def lattice(shape=(96, 96), spacing=9.0):
@@ -96,3 +96,19 @@ def test_the_display_uses_the_whole_range_and_marks_missing_black():
     assert shown[10:].min() == 0
     assert shown.max() == 255
     assert (shown[:10] == 0).all()
+
+
+@given(seed=st.integers(0, 99), share=st.floats(0, 0.9))
+@settings(max_examples=40, deadline=None)
+def test_what_is_missing_gets_the_nearest_value_that_is_there(seed, share):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(7, 9)).astype(np.float32)
+    there = rng.random(values.shape) >= share
+    there[3, 4] = True
+    found = fill_with_nearest(values, there)
+    assert found.dtype == np.float32
+    known = np.argwhere(there)
+    for place in np.ndindex(values.shape):
+        distance = np.hypot(*(known - place).T)
+        nearest = known[np.isclose(distance, distance.min())]
+        assert found[place] in values[tuple(nearest.T)]

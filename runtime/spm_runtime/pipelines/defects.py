@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from spm_runtime.errors import ScanError
+from spm_runtime.levelling import fill_with_nearest
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.common import Clock, unlike_training
 from spm_runtime.pipelines.defect_groups import DefectGroups, defect_groups
@@ -196,8 +197,7 @@ def _patches(seen: _Seen, package: ModelPackage) -> PatchMaps:
     levelled, beside = seen.levelled, _beside(seen)
     if not beside.all():
         # An edge that is left would decide the range of the image, and spoil all windows that hold it.
-        nearest = ndimage.distance_transform_edt(beside, return_distances=False, return_indices=True)
-        levelled = np.where(seen.surface.valid, levelled[tuple(nearest)], np.float32(np.nan))
+        levelled = np.where(seen.surface.valid, fill_with_nearest(levelled, ~beside), np.float32(np.nan))
     image = in_unit_range(levelled, float(settings["clip_percent"]))
     encoder, decoder = (shared_session(package.attached[name], "cpu") for name in ("encoder", "decoder"))
     return patch_maps(

@@ -15,8 +15,8 @@ from spm_kernels.patches import PatchGrid, map_patches
 from spm_runtime.errors import ModelError
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.common import Clock, unlike_training
-from spm_runtime.pipelines.denoise_view import DenoiseView, denoise_view
-from spm_runtime.pipelines.fourier_wiener import with_filtered
+from spm_runtime.pipelines.denoise_view import DenoiseView, denoise_view, measured_part
+from spm_runtime.pipelines.fourier_wiener import with_filtered, without_residue
 from spm_runtime.pipelines.surface import nm_per_unit
 from spm_runtime.pipelines.turning import run_mirrored
 from spm_runtime.results import Map, Result
@@ -44,8 +44,9 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
         A model of the task ``denoise`` and its loaded network. Its setting ``kind`` is ``image``, for a network from ``image``
         ``(B, C, H, W)`` to ``denoised`` ``(B, 1, H, W)``, and ``windows_px`` lists the windows of `fourier_wiener` whose answers
         are the channels after the scan; or ``patch``, for one from ``patch`` ``(B, 1, P, P)`` to ``denoised``, with the settings
-        ``patch_px`` P and ``stride_px``. Both see the scan as `denoise_view` has it; networks of whole images see the mirror images
-        of a small scan too (`run_mirrored`): 0.1 dB on validation scenes.
+        ``patch_px`` P and ``stride_px``. Both see the scan as `denoise_view` has it; networks of whole images see the mirror
+        images of a small scan too (`run_mirrored`): worth 0.1 dB on validation scenes. Only the measured part of a scan that was
+        not finished is looked at.
     parameters
         Those of the package.
 
@@ -63,7 +64,8 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
     """
     _check(package)
     clock = Clock()
-    view = denoise_view(scan.image)
+    part = measured_part(scan.image)
+    view = denoise_view(scan.image[part])
     clock.stop("levelling")
     if package.settings["kind"] == "patch":
         seen = _by_patches(session, view.image, package.settings)
@@ -74,7 +76,11 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
             clock.stop("filter")
         seen = run_mirrored(session, told)[DENOISED]
     clock.stop("network")
-    denoised = view.restored(seen)
+    if package.settings["kind"] == "image":
+        seen = without_residue(seen, view.image)
+        clock.stop("residue")
+    denoised = scan.image.copy()
+    denoised[part] = view.restored(seen)
     return Result(
         scan=scan,
         task="denoise",
@@ -83,7 +89,7 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
         parameters=dict(parameters),
         timings_s=clock.laps,
         maps=(Map("denoised", denoised, scan.unit),),
-        quantities=_quantities(scan, view, denoised),
+        quantities=_quantities(scan, view, denoised[part] - scan.image[part]),
         warnings=(*session.warnings, *unlike_training(scan, package, "the denoised image")),
     )
 
@@ -123,12 +129,13 @@ def _by_patches(session: Session, image: Image, settings: Mapping[str, Any]) -> 
     return map_patches(image, denoised, PatchGrid(image.shape, (side, side), int(settings["stride_px"])), most=BATCH)
 
 
-def _quantities(scan: Scan, view: DenoiseView, denoised: Image) -> dict[str, float]:
+def _quantities(scan: Scan, view: DenoiseView, taken: Image) -> dict[str, float]:
+    """Of the part that was measured; ``taken`` is what was added to it."""
     there = view.valid
     if not there.any():
         return {}
-    taken = denoised[there].astype(np.float64) - scan.image[there]
-    found = {"noise_before": view.noise, "taken_away_rms": float(np.sqrt(np.mean(taken**2))) / view.scale}
+    rms = float(np.sqrt(np.mean(taken[there].astype(np.float64) ** 2)))
+    found = {"noise_before": view.noise, "taken_away_rms": rms / view.scale}
     factor = nm_per_unit(scan.unit)
     if factor is not None:
         found |= {f"{name}_nm": value * view.scale * factor for name, value in found.items()}

@@ -10,11 +10,10 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from spm_runtime.levelling import fit_level
+from spm_runtime.levelling import fill_with_nearest, fit_level
 
-__all__ = ["DenoiseView", "denoise_view", "white_noise"]
+__all__ = ["DenoiseView", "denoise_view", "measured_part", "white_noise"]
 
 Image = NDArray[np.float32]
 Precise = NDArray[np.float64]
@@ -104,11 +103,27 @@ def denoise_view(image: NDArray[np.floating]) -> DenoiseView:
     scale = max(high - low, rounding, float(np.finfo(np.float32).tiny))
     background += (low + high) / 2
     flat -= (low + high) / 2
-    if not there.all():
-        nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
-        flat = flat[tuple(nearest)]
-    seen = _compressed(flat / scale)
+    seen = _compressed(fill_with_nearest(flat, there) / scale)
     return DenoiseView(seen, there, background, scale, white_noise(np.where(there & ~_repeated(image), seen, np.nan)))
+
+
+def measured_part(image: NDArray[np.floating]) -> tuple[slice, slice]:
+    """Rows and columns from the first to the last with measured pixels.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)`` in any unit; NaN where missing. Lines that repeat to the last digit fill a scan that was not finished.
+
+    Returns
+    -------
+    Index of the part; the whole where nothing was measured, or all lines are the same.
+    """
+    there = np.isfinite(image) & ~_repeated(image)
+    if not there.any():
+        return slice(None), slice(None)
+    rows, columns = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _relief(values: Precise, rounding: float) -> tuple[float, float]:
@@ -121,10 +136,10 @@ def _relief(values: Precise, rounding: float) -> tuple[float, float]:
 
 
 def _repeated(image: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """``(H, 1)`` bool: lines that repeat the one before them to the last digit, as what fills a scan that was not finished."""
-    same = np.zeros((len(image), 1), np.bool_)
-    same[1:, 0] = (image[1:] == image[:-1]).all(axis=1)
-    return same
+    """``(H, 1)`` bool: lines that fill a scan that was not finished, the last measured one or a constant over and over."""
+    same = (image[1:] == image[:-1]).all(axis=1)
+    constant = (image == image[:, :1]).all(axis=1)
+    return np.asarray((np.append(False, same) | (np.append(same, False) & constant))[:, None])
 
 
 def white_noise(image: NDArray[np.floating]) -> float:

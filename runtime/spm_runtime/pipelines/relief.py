@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from spm_kernels import certainty_map, dilate, erode, estimate_tip, local_maxima, pair_top_hat
+from spm_runtime.levelling import fill_with_nearest
 from spm_runtime.pipelines.tip_classical import noise_of
 
 __all__ = [
@@ -134,9 +135,7 @@ def relief_view(heights: NDArray[np.floating]) -> ReliefView:
     centred = np.where(there, np.asarray(heights, np.float64) - middle, 0.0)
     slope = _slope(centred, there, 0), _slope(centred, there, 1)
     flat = centred - _plane(shape, slope)
-    if not there.all():
-        nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
-        flat = flat[tuple(nearest)]
+    flat = fill_with_nearest(flat, there)
     low, high = np.percentile(flat[there], (SPIKES_PERCENT, 100 - SPIKES_PERCENT))
     # A relief at the rounding error of the heights is a constant image.
     rounding = 4 * float(np.finfo(np.float32).eps) * float(np.abs(heights[there]).max())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from spm_runtime.errors import ParameterError
+from spm_runtime.levelling import fill_with_nearest
 from spm_runtime.terraces._adsorbates import without_adsorbates
 from spm_runtime.terraces._edges import StepResponse, respond, without_scars
 from spm_runtime.terraces._open import open_steps
@@ -165,11 +166,7 @@ def _divide(
     level: NDArray[np.float64], there: NDArray[np.bool_], width_px: float, pixel: float, least_nm: float
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Terraces as labels from 0 on, and the pixels at their edges."""
-    filled = level
-    if not there.all():
-        nearest = ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
-        filled = level[tuple(nearest)]
-    image = without_scars(filled.astype(np.float32))
+    image = without_scars(fill_with_nearest(level, there).astype(np.float32))
     by = max(1, int(width_px // NARROWEST_BINNED_PX))
     image, width_px = _binned(image, by), width_px / by
     response = respond(image, width_px=width_px)

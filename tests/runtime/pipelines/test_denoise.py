@@ -13,7 +13,7 @@ from spm_runtime.errors import ModelError
 from spm_runtime.pipelines import tiling
 from spm_runtime.pipelines.denoise import denoise_scan
 from spm_runtime.pipelines.denoise_view import denoise_view
-from spm_runtime.pipelines.fourier_wiener import fourier_wiener, with_filtered
+from spm_runtime.pipelines.fourier_wiener import fourier_wiener, with_filtered, without_residue
 from spm_runtime.results import ModelReference
 from spm_runtime.scan import Scan
 
@@ -92,7 +92,7 @@ def test_a_network_that_changes_nothing_gives_back_the_scan_its_unit_its_offset_
     assert result.task == "denoise"
     assert result.warnings == ("a card is there",)
     assert result.parameters == {"strength": 1.0}
-    assert list(result.timings_s) == ["levelling", "network"]
+    assert list(result.timings_s) == ["levelling", "network", *(["residue"] if kind == "image" else [])]
 
 
 @pytest.mark.parametrize("kind", ["image", "patch"])
@@ -218,7 +218,24 @@ def test_a_network_sees_the_filtered_scan_beside_the_scan(rng):
     denoised, _ = run(image, network)
     view = denoise_view(image.astype(np.float32))
     np.testing.assert_allclose(seen[0][0, :, :70, :90], with_filtered(view.image, (16, 32)), atol=1e-6)
-    np.testing.assert_allclose(denoised, view.restored(fourier_wiener(view.image, 16)), atol=1e-5)
+    filtered = without_residue(fourier_wiener(view.image, 16), view.image)
+    np.testing.assert_allclose(denoised, view.restored(filtered), atol=1e-5)
+
+
+@pytest.mark.parametrize("fill", [np.nan, 0.0, 0.3, "last line"])
+@pytest.mark.parametrize("kind", ["image", "patch"])
+def test_a_scan_that_was_not_finished_is_denoised_as_what_was_measured(fill, kind, rng):
+    measured = (lattice((41, 90)) + 0.1 * rng.standard_normal((41, 90)) + 2).astype(np.float32)
+    scan = np.full((96, 90), np.nan, np.float32)
+    scan[:41] = measured
+    scan[41:] = measured[-1] if fill == "last line" else fill
+    facts = {"kind": kind} if kind == "patch" else {"kind": kind, "windows_px": [32, 64]}
+    network = Network(patch_mean if kind == "patch" else lambda seen: mean3(seen[:, :1]), **facts)
+    found, result = run(scan, network)
+    expected, alone = run(measured, network)
+    np.testing.assert_array_equal(found[:41], expected)
+    np.testing.assert_array_equal(found[41:], scan[41:])
+    assert result.quantities == alone.quantities
 
 
 def test_the_noise_and_what_is_taken_away_are_told(rng):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spm_runtime.pipelines.fourier_wiener import STRENGTH, fourier_wiener, with_filtered
+from spm_runtime.pipelines.fourier_wiener import STRENGTH, fourier_wiener, with_filtered, without_residue
 
 SHAPE = (150, 111)
 
@@ -78,6 +78,61 @@ def test_the_image_comes_first():
     np.testing.assert_array_equal(seen[0], image)
     np.testing.assert_array_equal(seen[2], fourier_wiener(image, 32))
     assert with_filtered(image, ()).shape == (1, 40, 50)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sides"), [((40, 50), [16, 32]), ((20, 90), [10, 20]), ((3, 90), [4, 4]), ((1, 1), [4, 4])]
+)
+def test_windows_are_no_larger_than_the_image(shape, sides, rng):
+    image = rng.normal(0, 1, shape).astype(np.float32)
+    seen = with_filtered(image, (16, 32))
+    for one, side in zip(seen[1:], sides, strict=True):
+        np.testing.assert_array_equal(one, fourier_wiener(image, side))
+
+
+def plainly_without_residue(answer, image):
+    """One window after the other, in float64: windows of 16 px, a fifth of the noise at a period of 4 px."""
+    side, half = 16, 8
+    height, width = image.shape
+    rows, columns = -(-height // half), -(-width // half)
+    beyond = [(half, half + rows * half - height), (half, half + columns * half - width)]
+    padded, taken = (np.pad(one.astype(float), beyond, "symmetric") for one in (answer, image - answer))
+    sine = np.sin(np.pi * (np.arange(side) + 0.5) / side)
+    weight = np.outer(sine, sine)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side))
+    out = np.zeros_like(padded)
+    for i in range(rows + 1):
+        for j in range(columns + 1):
+            place = slice(i * half, i * half + side), slice(j * half, j * half + side)
+            mean = np.average(padded[place], weights=weight**2)
+            spectrum = np.fft.fft2((padded[place] - mean) * weight)
+            noise = np.median(np.abs(np.fft.fft2(taken[place] * weight)) ** 2, axis=0) / np.log(2)
+            power = np.abs(spectrum) ** 2
+            spectrum *= power / np.maximum(power + 0.2 * (4 * frequency) ** 2 * noise, 1e-20)
+            out[place] += (np.fft.ifft2(spectrum).real + mean * weight) * weight
+    return out[half : half + height, half : half + width]
+
+
+def test_residue_is_taken_away_as_it_is_written_out(rng):
+    answer = lattice(SHAPE) + rng.normal(0, 0.05, SHAPE)
+    image = answer + rng.normal(0, 0.5, SHAPE)
+    found = without_residue(answer.astype(np.float32), image.astype(np.float32))
+    np.testing.assert_allclose(found, plainly_without_residue(answer, image), atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 9), (33, 200)])
+def test_an_answer_that_took_nothing_away_stays(shape, rng):
+    image = rng.normal(2, 1, shape).astype(np.float32)
+    np.testing.assert_allclose(without_residue(image, image), image, atol=1e-5)
+
+
+def test_noise_that_an_answer_still_has_goes_and_a_step_stays(rng):
+    clean = lattice((128, 128)) + 3 * (np.arange(128) > 60)
+    noise = rng.normal(0, 0.5, clean.shape)
+    answer = (clean + 0.15 * noise).astype(np.float32)
+    found = without_residue(answer, (clean + noise).astype(np.float32)) - clean
+    assert np.mean(found**2) < 0.35 * np.mean((answer - clean) ** 2)
+    assert np.abs(found.mean(axis=0)).max() < 0.1
 
 
 @pytest.mark.parametrize("side", [0, 2, 7])

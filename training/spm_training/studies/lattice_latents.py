@@ -23,7 +23,7 @@ from spm_training.cost import cost_of
 from spm_training.data import Split
 from spm_training.networks.cae import LATENT, CaeA, CaeVae, PatchDenoiser, divergence
 from spm_training.peers.denoise_scores import draw_lattices
-from spm_training.recipe import Recipe, load_recipe
+from spm_training.recipe import Recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import NOISE_LEVELS
 from spm_training.studies.latent_scores import Encoded, pooled, probe_all, silhouette
@@ -38,7 +38,7 @@ from spm_training.studies.lattice_latents_page import (
 )
 from spm_training.studies.page import check_new
 from spm_training.studies.supervised import LatticeClassifier, train_classifier
-from spm_training.studies.variants import train_variant
+from spm_training.studies.variants import shortened_recipe, train_variant
 from spm_training.tasks.lattice_images import LatticePatches, turned
 from spm_training.trained import trained_network
 
@@ -155,9 +155,7 @@ def study_lattice_latents(
 
 
 def _recipe(name: str, options: LatticeLatentsOptions) -> Recipe:
-    whole = load_recipe(name, smoke=options.smoke, overrides=options.overrides)
-    epochs = max(round(whole.training.epochs * (1.0 if options.smoke else options.budget)), 1)
-    return load_recipe(name, smoke=options.smoke, overrides=(*options.overrides, f"training.epochs={epochs}"))
+    return shortened_recipe(name, options.budget, smoke=options.smoke, overrides=options.overrides)
 
 
 def _steps(run: RunFolder) -> int:

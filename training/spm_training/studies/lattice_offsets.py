@@ -22,13 +22,12 @@ from spm_training.data import Split
 from spm_training.metrics import Counts
 from spm_training.networks.cae import CaeTwin, PatchDenoiser
 from spm_training.peers.denoise_scores import draw_lattices
-from spm_training.recipe import load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, VACANCY, LatticeScene
 from spm_training.studies.lattice_transfer import network_denoiser
 from spm_training.studies.page import Cell, Page, check_new
 from spm_training.studies.plots import grey_scale
-from spm_training.studies.variants import train_variant
+from spm_training.studies.variants import shortened_recipe, train_variant
 from spm_training.studies.votes import (
     BORDER_PX,
     Image,
@@ -176,11 +175,7 @@ def study_lattice_offsets(
         check_new(out, NAME)
     run = options.run
     if run is None:
-        whole = load_recipe("cae-twin", smoke=options.smoke, overrides=options.overrides)
-        epochs = max(round(whole.training.epochs * (1.0 if options.smoke else options.budget)), 1)
-        recipe = load_recipe(
-            "cae-twin", smoke=options.smoke, overrides=(*options.overrides, f"training.epochs={epochs}")
-        )
+        recipe = shortened_recipe("cae-twin", options.budget, smoke=options.smoke, overrides=options.overrides)
         report(f"1 training, {cost_of(recipe).flop_total:.3g} FLOP")
         run = RunFolder(out / "cae-twin")
         if not train_variant(recipe, run, resume=resume, device=device, report=report):

@@ -27,12 +27,12 @@ from spm_training.networks.cae import PatchDenoiser
 from spm_training.networks.denoiser import DenoiserNet
 from spm_training.peers.denoise import Denoiser
 from spm_training.peers.denoise_scores import DenoiseScores, compare, draw_lattices
-from spm_training.recipe import CaeNetworkOptions, DenoiserNetworkOptions, Recipe, load_recipe
+from spm_training.recipe import CaeNetworkOptions, DenoiserNetworkOptions, Recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, LatticeScene
 from spm_training.studies.lattice_transfer_page import ALL, Pair, Transfer, Unseen, write_page
 from spm_training.studies.page import check_new
-from spm_training.studies.variants import train_variant
+from spm_training.studies.variants import shortened_recipe, train_variant
 from spm_training.tasks.lattice_images import PATCH_STRIDE_PX
 from spm_training.trained import trained_network
 
@@ -178,14 +178,13 @@ def _recipe(name: str, options: LatticeTransferOptions, lattices: Iterable[str],
     words = [f"lattices.names=[{', '.join(repr(one) for one in chosen)}]", *options.overrides]
     if pool is not None:
         words.append(f"data.pool={pool}")
-    whole = load_recipe(name, smoke=options.smoke, overrides=words)
-    if not isinstance(whole.network, CaeNetworkOptions | DenoiserNetworkOptions):
+    recipe = shortened_recipe(name, options.budget, smoke=options.smoke, overrides=words)
+    if not isinstance(recipe.network, CaeNetworkOptions | DenoiserNetworkOptions):
         raise ParameterError(
-            f"recipe {name}: trains the network {whole.network.kind!r}; expected one that takes noise away, as cae-a or denoise. "
-            "Name another."
+            f"recipe {name}: trains the network {recipe.network.kind!r}; expected one that takes noise away, as cae-a or "
+            "denoise. Name another."
         )
-    epochs = max(round(whole.training.epochs * (1.0 if options.smoke else options.budget)), 1)
-    return load_recipe(name, smoke=options.smoke, overrides=(*words, f"training.epochs={epochs}"))
+    return recipe
 
 
 def network_denoiser(network: nn.Module) -> Denoiser:

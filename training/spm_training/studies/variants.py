@@ -10,7 +10,7 @@ from spm_training.networks.ae1 import SIDE_PX
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import RunFolder
 
-__all__ = ["EPOCHS", "budget_recipe", "crops_for", "patch_steps", "train_variant"]
+__all__ = ["EPOCHS", "budget_recipe", "crops_for", "patch_steps", "shortened_recipe", "train_variant"]
 
 #: Epochs of a study on a CPU, unless told otherwise: 192,000 patch-steps. The report's own budget is 150 epochs of 300,000.
 EPOCHS = 12
@@ -39,6 +39,31 @@ def budget_recipe(*, smoke: bool, overrides: Sequence[str]) -> Recipe:
     recipe = load_recipe("ae1", smoke=smoke, overrides=(*fixed, *overrides))
     stopping = recipe.early_stopping.model_copy(update={"patience_epochs": recipe.training.epochs})
     return recipe.model_copy(update={"early_stopping": stopping})
+
+
+def shortened_recipe(name: str, budget: float, *, smoke: bool, overrides: Sequence[str]) -> Recipe:
+    """A recipe with a share of its epochs, one at least.
+
+    Parameters
+    ----------
+    name
+        Of the recipe, or a .toml file.
+    budget
+        Share of its epochs.
+    smoke
+        The recipe's own few steps instead.
+    overrides
+        ``KEY=VALUE`` of a user; ``training.epochs`` among them is what the share is of.
+
+    Raises
+    ------
+    ParameterError
+        If a key or a value is refused.
+    """
+    whole = load_recipe(name, smoke=smoke, overrides=overrides)
+    if smoke:
+        return whole
+    return load_recipe(name, overrides=(*overrides, f"training.epochs={max(round(whole.training.epochs * budget), 1)}"))
 
 
 def patch_steps(recipe: Recipe) -> int:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from skimage.feature import peak_local_max
 
 from spm_runtime.errors import ParameterError
-from spm_runtime.levelling import fit_plane
+from spm_runtime.levelling import fill_with_nearest, fit_plane
 from spm_runtime.pipelines.surface import nm_per_unit
 from spm_runtime.results import Defects
 from spm_runtime.scan import Scan
@@ -83,10 +83,7 @@ def heights_nm(scan: Scan) -> tuple[NDArray[np.float32], float]:
             f"{scan.path or scan.label}: unit {scan.unit!r}, pixel size {scan.pixel_size_nm} nm; expected measured heights in "
             "a length and a known pixel size. Choose a topography channel."
         )
-    heights = scan.image.astype(np.float64) * gain
-    if not scan.valid.all():
-        nearest = ndimage.distance_transform_edt(~scan.valid, return_distances=False, return_indices=True)
-        heights = heights[tuple(nearest)]
+    heights = fill_with_nearest(scan.image.astype(np.float64) * gain, scan.valid)
     # The middle goes first, so that picometres on top of micrometres survive float32.
     return (heights - np.median(heights)).astype(np.float32), float(np.sqrt(np.prod(scan.pixel_size_nm)))
 
