@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from spm_training.defects.score import Interval
 from spm_training.denoise.evaluate import AS_RECORDED, LatticeScore
@@ -73,12 +73,12 @@ class DenoiseComparison:
         """The subjects that are neither packages nor the image as recorded."""
         return [one for one in self.reports if not one.subject.sha256 and one.subject.name != AS_RECORDED]
 
-    def best_peer(self, level: str, names: Sequence[str], *, of: str = "") -> DenoiseReport | None:
-        """The peer with the highest mean PSNR at a level on some lattices, among those whose names begin so."""
+    def best_peer(
+        self, level: str, names: Sequence[str], *, of: str = "", by: Literal["psnr_db", "ssim"] = "psnr_db"
+    ) -> DenoiseReport | None:
+        """The peer with the highest mean PSNR or SSIM at a level on some lattices, among those whose names begin so."""
         there = [one for one in self.peers if one.subject.name.startswith(of)]
-        means = {
-            id(one): finite_mean([score.after.psnr_db for score in chosen(one.scores, level, names)]) for one in there
-        }
+        means = {id(one): _mean(one, level, names, by) for one in there}
         known = [one for one in there if math.isfinite(means[id(one)])]
         return max(known, key=lambda one: means[id(one)]) if known else None
 
@@ -98,6 +98,11 @@ class DenoiseComparison:
                     text = f"noise {level}, {kind}: above the best peer, {best.subject.label}"
                     # Not by chance: all of the interval is above.
                     lines.append(Goal(text, str(won), won.gain_db.value > 0 and not won.gain_db.low <= 0))
+                similar = self.best_peer(level, names, by="ssim")
+                if similar is not None:
+                    ours, theirs = (_mean(one, level, names, "ssim") for one in (package, similar))
+                    text = f"noise {level}, {kind}: SSIM above that of the best peer, {similar.subject.label}"
+                    lines.append(Goal(text, f"{ours:.3f}, {theirs:.3f}", ours > theirs))
             for kind, name in (("vacancies", "vacancy"), ("adatoms", "adatom")):
                 left = interval_of(
                     [getattr(one, name) for one in chosen(package.scores, level, package.options.lattices)]
@@ -222,6 +227,10 @@ class DenoiseComparison:
         lines = [f"* {one.subject.label}: {one.subject.description}" for one in self.reports if one.subject.description]
         lines += [f"* {name} was not run: {why}" for name, why in self.missing.items()]
         return "\n".join(lines) + "\n" if lines else ""
+
+
+def _mean(report: DenoiseReport, level: str, names: Sequence[str], of: str) -> float:
+    return finite_mean([getattr(score.after, of) for score in chosen(report.scores, level, names)])
 
 
 def _win(ours: DenoiseReport, theirs: DenoiseReport, level: str, names: Sequence[str]) -> Win:

@@ -168,7 +168,7 @@ class Bm3d:
 #: Candidates by the name of the peer, in the order of the tables.
 PEERS: Mapping[str, tuple[Denoiser, ...]] = MappingProxyType(
     {
-        "Gaussian": tuple(Gaussian(blur) for blur in (0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.8, 2.1, 2.5)),
+        "Gaussian": tuple(Gaussian(blur) for blur in (0.35, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.8, 2.1, 2.5)),
         "median": tuple(Median(radius) for radius in (1, 2, 3, 4)),
         "non-local means": tuple(
             NonLocalMeans(*one) for one in itertools.product((0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.1), (5, 7, 11))
@@ -178,11 +178,11 @@ PEERS: Mapping[str, tuple[Denoiser, ...]] = MappingProxyType(
             Wavelet(*one) for one in itertools.product((0.7, 1.0, 1.4, 2.0, 2.8), ("db2", "sym4", "coif2"))
         ),
         "Wiener filter in Fourier space": tuple(
-            Fourier(*one) for one in itertools.product((16, 32, 64, 128, 256), (1.5, 2.0, 3.0, 4.5))
+            Fourier(*one) for one in itertools.product((16, 32, 64, 128, 256), (1.0, 1.5, 2.0, 3.0, 4.5, 6.0))
         ),
         "BM3D": tuple(Bm3d(strength) for strength in (1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.3)),
         "BM3D, told of the lines": tuple(
-            Bm3d(*one) for one in itertools.product((1.0, 1.25, 1.5, 1.8), (0.06, 0.12, 0.25))
+            Bm3d(*one) for one in itertools.product((0.9, 1.1, 1.35, 1.6), (0.06, 0.12, 0.25, 0.5, 0.75), (64.0, 256.0))
         ),
     }
 )
