@@ -124,6 +124,13 @@ def test_from_nothing_to_a_report_and_on(tmp_path, monkeypatch):
     assert len(numbers["nats"]) == 10
     assert numbers["best"] in options.networks
     assert numbers["variational_kept"] in (True, False)
+    unused = LatticeLatentsOptions(("cae-b",), given, images=2, side_px=64, overrides=QUICK, smoke=True)
+    with pytest.raises(ParameterError, match="--run: runs of cae-a, which are not among --network cae-b"):
+        study_lattice_latents(tmp_path / "unused", unused, resume=False, device="cpu", report=quiet)
+    twice = [word for _ in range(2) for word in ("--run", str(tmp_path / "first" / "cae-a"))]
+    refused = CliRunner().invoke(cli, ["study", "lattice-latents", "--out", str(tmp_path / "twice"), *twice])
+    assert refused.exit_code == 2
+    assert "a second run of cae-a" in refused.output
     with pytest.raises(ParameterError, match="holds lattice-latents"):
         study_lattice_latents(out, options, resume=False, device="cpu", report=quiet)
 

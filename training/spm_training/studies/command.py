@@ -254,7 +254,13 @@ def lattice_latents(
     from spm_training.run import RunFolder
     from spm_training.studies.lattice_latents import LatticeLatentsOptions, study_lattice_latents
 
-    runs = {str(run.recipe().network.kind): run for run in map(RunFolder, folders)}
+    runs: dict[str, RunFolder] = {}
+    for run in map(RunFolder, folders):
+        kind = str(run.recipe().network.kind)
+        if kind in runs:
+            text = f"{run.path}: a second run of {kind}, after {runs[kind].path}. Name one of each."
+            raise click.BadParameter(text, param_hint="--run")
+        runs[kind] = run
     options = LatticeLatentsOptions(runs=runs, budget=budget, overrides=how.overrides, smoke=how.smoke)
     if how.smoke:
         options = dataclasses.replace(options, images=3, side_px=96)

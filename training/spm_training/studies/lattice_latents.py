@@ -38,7 +38,7 @@ from spm_training.studies.lattice_latents_page import (
 )
 from spm_training.studies.page import check_new
 from spm_training.studies.supervised import LatticeClassifier, train_classifier
-from spm_training.studies.variants import shortened_recipe, train_variant
+from spm_training.studies.variants import set_by_hand, shortened_recipe, train_variant
 from spm_training.tasks.lattice_images import LatticePatches, turned
 from spm_training.trained import trained_network
 
@@ -122,6 +122,10 @@ def study_lattice_latents(
     unknown = sorted({*options.networks, *options.runs} - set(NETWORKS))
     if unknown:
         raise ParameterError(f"networks {unknown}: expected some of {', '.join(NETWORKS)}. Name others.")
+    if unused := sorted(set(options.runs) - set(options.networks)):
+        raise ParameterError(
+            f"--run: runs of {', '.join(unused)}, which are not among --network {', '.join(options.networks)}. Leave them out."
+        )
     if not resume:
         check_new(out, NAME)
     absent = {name: _recipe(name, options) for name in options.networks if name not in options.runs}
@@ -151,7 +155,8 @@ def study_lattice_latents(
     methods[SUPERVISED] = _method(tested, classifier.encode, steps)
     methods[PRINCIPAL] = _method(tested, _components(taught), f"{_fitted(taught):,} patches")
     found = Found(methods, tested.level, variational, _supervised_patches(tested, classifier), options.images)
-    return write_page(out, NAME, found, flop=flop, budget=options.budget, given=sorted(options.runs))
+    told = set_by_hand(options.overrides)
+    return write_page(out, NAME, found, flop=flop, budget=options.budget, given=sorted(options.runs), told=told)
 
 
 def _recipe(name: str, options: LatticeLatentsOptions) -> Recipe:

@@ -38,7 +38,7 @@ __all__ = [
     "write_page",
 ]
 
-#: Names of what the autoencoders stand between: the ceiling of a patch, and the floor.
+#: Names of what the autoencoders stand between: the same layers taught the lattice, and the floor.
 SUPERVISED, PRINCIPAL = "supervised", "PCA, 10 components"
 #: The features of an image that decide.
 POOLED = "quantiles"
@@ -128,8 +128,10 @@ def keeps_variational(new: Method, old: Method) -> tuple[bool, float, float]:
     return gain > 2 * error and new.probed[POOLED].accuracy >= old.probed[POOLED].accuracy, gain, error
 
 
-def write_page(out: Path, name: str, found: Found, *, flop: float, budget: float, given: Sequence[str]) -> Path:
-    """Write the report and give its path."""
+def write_page(
+    out: Path, name: str, found: Found, *, flop: float, budget: float, given: Sequence[str], told: str = ""
+) -> Path:
+    """Write the report and give its path; ``told`` is what else the reader should know of the trainings."""
     trained = f"Networks that were not given were trained with {budget:.0%} of the epochs of their recipes ({flop:.3g} FLOP). "
     known = f"Given as finished runs: {', '.join(given)}. " if given else ""
     page = Page(
@@ -137,7 +139,7 @@ def write_page(out: Path, name: str, found: Found, *, flop: float, budget: float
         f"{trained}{known}{found.images} images of each lattice at each of {len(NOISE_LEVELS)} levels of noise, which no "
         "training draws; patches at every twelfth pixel, each in all eight orientations. A linear probe (logistic regression) "
         "learns from four fifths of the surfaces and tells the others, in turns. Of an image it sees, pooled over its patches: "
-        "means; also standard deviations; also correlations of pairs of numbers; also quantiles.",
+        f"means; also standard deviations; also correlations of pairs of numbers; also quantiles.{told}",
     )
     page.recommend(" ".join(_advice(found)))
     _probes(page, found)
@@ -190,8 +192,9 @@ def _probes(page: Page, found: Found) -> None:
     ]
     page.table(header, rows, chosen=[list(found.methods).index(found.best)])
     page.say(
-        f"The supervised network's own answer is right for {found.supervised_patches:.1%} of all patches: the ceiling of a patch "
-        "of this size for these layers. A patch on a flat dark place or across a step belongs to no lattice more than to another."
+        f"The supervised network's own answer is right for {found.supervised_patches:.1%} of all patches: what the same layers "
+        f"get out of a patch of this size in {found.methods[SUPERVISED].learned}; longer, a little more. A patch on a flat dark "
+        "place or across a step belongs to no lattice more than to another."
     )
 
 
@@ -226,20 +229,30 @@ def _confusions(page: Page, found: Found) -> None:
 
 
 def _clouds(page: Page, found: Found) -> None:
-    page.section("Latents in two principal components")
+    page.section("Latents in three principal components")
     content = []
     for name, one in found.methods.items():
         patches = one.encoded.patches
         chosen = np.random.default_rng(0).permutation(len(patches))[:_POINTS]
         labels = one.encoded.of_patches(one.encoded.label)
-        content.append(Cloud(f"{name}: patches", _plane(patches[chosen]), labels[chosen], tuple(LATTICES)))
-        features = pooled(one.encoded.latents, POOLED)
-        content.append(Cloud(f"{name}: images", _plane(features), one.encoded.label, tuple(LATTICES)))
-    page.figure(clouds(content), "Standardised latents of patches, and all that is pooled of an image, by lattice.")
+        content += _planes(f"{name}, patches", patches[chosen], labels[chosen])
+        content += _planes(f"{name}, images", pooled(one.encoded.latents, POOLED), one.encoded.label)
+    page.figure(
+        clouds(content, columns=4),
+        "Standardised latents of patches, and all that is pooled of an image, by lattice: the second component over the first, "
+        "and the third over the first, with their share of the variance.",
+    )
 
 
-def _plane(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(PCA(2, random_state=0).fit_transform(StandardScaler().fit_transform(features)))
+def _planes(title: str, features: NDArray[np.float64], labels: NDArray[np.int64]) -> list[Cloud]:
+    """Two planes of three principal components."""
+    pca = PCA(3, random_state=0)
+    xyz = pca.fit_transform(StandardScaler().fit_transform(features))
+    first, *others = (f"{share:.0%}" for share in pca.explained_variance_ratio_)
+    return [
+        Cloud(f"{title}: {first}, {share}", xyz[:, (0, number)], labels, tuple(LATTICES))
+        for number, share in enumerate(others, start=1)
+    ]
 
 
 def _disentanglement(page: Page, found: Found) -> None:

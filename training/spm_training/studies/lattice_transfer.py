@@ -20,7 +20,7 @@ from torch import nn
 from spm_kernels import PatchGrid, map_patches
 from spm_runtime.errors import ParameterError
 from spm_runtime.pipelines.denoise_view import denoise_view
-from spm_runtime.pipelines.fourier_wiener import with_filtered
+from spm_runtime.pipelines.fourier_wiener import with_filtered, without_residue
 from spm_training.cost import cost_of
 from spm_training.data import Split
 from spm_training.networks.cae import PatchDenoiser
@@ -32,7 +32,7 @@ from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import LATTICES, NOISE_LEVELS, LatticeScene
 from spm_training.studies.lattice_transfer_page import ALL, Pair, Transfer, Unseen, write_page
 from spm_training.studies.page import check_new
-from spm_training.studies.variants import shortened_recipe, train_variant
+from spm_training.studies.variants import set_by_hand, shortened_recipe, train_variant
 from spm_training.tasks.lattice_images import PATCH_STRIDE_PX
 from spm_training.trained import trained_network
 
@@ -119,6 +119,8 @@ def study_lattice_transfer(
     unknown = sorted({*itertools.chain.from_iterable(options.pairs), *options.unseen} - set(LATTICES))
     if unknown or not (options.pairs or options.unseen):
         raise ParameterError(f"lattices {unknown}: expected some of {', '.join(LATTICES)}. Name others.")
+    if pools := [one for one in options.overrides if one.startswith("data.pool=")]:
+        raise ParameterError(f"--set {pools[0]}: how much data there is is what is studied. Leave it out.")
     if not resume:
         check_new(out, NAME)
     recipes = _recipes(options)
@@ -140,7 +142,7 @@ def study_lattice_transfer(
     found = Transfer(
         options.recipe, tuple(pairs), tuple(unseen), options.budget, options.pool, options.images, flop, steps
     )
-    return write_page(out, NAME, found)
+    return write_page(out, NAME, found, told=set_by_hand(options.overrides))
 
 
 def _recipes(options: LatticeTransferOptions) -> dict[str, tuple[Recipe, str | None]]:
@@ -203,7 +205,8 @@ def network_denoiser(network: nn.Module) -> Denoiser:
             grid = PatchGrid(view.image.shape, (network.side_px, network.side_px), PATCH_STRIDE_PX)
             return view.restored(map_patches(view.image, lambda patches: through(patches[:, None]), grid))
         sides = network.windows_px if isinstance(network, DenoiserNet) else ()
-        return view.restored(through(with_filtered(view.image, sides)[None])[0])
+        answer = through(with_filtered(view.image, sides)[None])[0]
+        return view.restored(without_residue(answer, view.image))
 
     return denoise
 

@@ -98,8 +98,8 @@ def _psnr(scores: ByLevel) -> float:
     return float(np.mean([one.psnr_db for one in scores.values()]))
 
 
-def write_page(out: Path, name: str, found: Transfer) -> Path:
-    """Write the report and give its path."""
+def write_page(out: Path, name: str, found: Transfer, *, told: str = "") -> Path:
+    """Write the report and give its path; ``told`` is what else the reader should know of the trainings."""
     page = Page(
         "From one lattice to another",
         f"All trainings have as many steps, {found.budget:.0%} of the epochs of their recipes ({found.steps:,} steps the first "
@@ -110,7 +110,7 @@ def write_page(out: Path, name: str, found: Transfer) -> Path:
             f"{level} thermal {one.thermal:g}, shot {one.shot:g}, striations {one.striation:g}"
             for level, one in NOISE_LEVELS.items()
         )
-        + ".",
+        + f".{told}",
     )
     page.recommend(" ".join(_advice(found)))
     if found.pairs:

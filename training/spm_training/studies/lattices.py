@@ -27,7 +27,7 @@ from spm_training.run import RunFolder
 from spm_training.simulate.stm_lattices import NOISE_LEVELS
 from spm_training.studies.page import Cell, Page, check_new
 from spm_training.studies.plots import Panel, panels, sheet
-from spm_training.studies.variants import train_variant
+from spm_training.studies.variants import set_by_hand, train_variant
 from spm_training.tasks.lattice_images import LatticePatches
 from spm_training.trained import trained_network
 
@@ -323,7 +323,8 @@ def _write(out: Path, options: LatticesOptions, found: Mapping[str, _Lattice], f
         f"{total} trainings of {cost_of(first).parameters:,} parameters, {flop:.3g} FLOP in all, {options.budget:.0%} of the "
         f"printed epochs, {first.data.pool} images of each lattice; learned from the {options.target} patches. Noise: thermal "
         f"{noise.thermal:g}, shot {noise.shot:g}, striations {noise.striation:g} of an atom's height. The scale is the report's, "
-        "from −1 to 1 between the extremes of an image; its own noise is not stated, so its numbers orient.",
+        "from −1 to 1 between the extremes of an image; its own noise is not stated, so its numbers orient."
+        + set_by_hand(options.overrides),
     )
     best = {lattice: min(one.trained, key=_clean_mse_of(one)) for lattice, one in found.items()}
     beaten = sum(
@@ -348,6 +349,7 @@ def _write(out: Path, options: LatticesOptions, found: Mapping[str, _Lattice], f
         "budget": options.budget,
         "flop": flop,
         "noise": vars(noise),
+        "set_by_hand": list(options.overrides),
         "best": best,
         "lattices": {lattice: _numbers(lattice, one) for lattice, one in found.items()},
     }

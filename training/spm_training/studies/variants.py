@@ -10,7 +10,7 @@ from spm_training.networks.ae1 import SIDE_PX
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import RunFolder
 
-__all__ = ["EPOCHS", "budget_recipe", "crops_for", "patch_steps", "shortened_recipe", "train_variant"]
+__all__ = ["EPOCHS", "budget_recipe", "crops_for", "patch_steps", "set_by_hand", "shortened_recipe", "train_variant"]
 
 #: Epochs of a study on a CPU, unless told otherwise: 192,000 patch-steps. The report's own budget is 150 epochs of 300,000.
 EPOCHS = 12
@@ -64,6 +64,11 @@ def shortened_recipe(name: str, budget: float, *, smoke: bool, overrides: Sequen
     if smoke:
         return whole
     return load_recipe(name, overrides=(*overrides, f"training.epochs={max(round(whole.training.epochs * budget), 1)}"))
+
+
+def set_by_hand(overrides: Sequence[str]) -> str:
+    """What a page says of the ``KEY=VALUE`` of a user, which take the place of what else it says; empty where there are none."""
+    return f" Set by hand, whatever else is said here: {', '.join(overrides)}." if overrides else ""
 
 
 def patch_steps(recipe: Recipe) -> int:
