@@ -45,7 +45,7 @@ def test_a_package_has_a_card_that_says_what_it_cannot_do(folder):
 def test_other_tools_can_open_a_package(folder, tmp_path):
     """The description follows bioimage.io's format, and the check would notice if it did not."""
     pytest.importorskip("bioimageio.spec", reason="bioimageio.spec comes with the extra `train`")
-    from spm_training.package import validate_description
+    from spm_training.packages.card import validate_description
 
     validate_description(folder)
     broken = shutil.copytree(folder, tmp_path / folder.name)

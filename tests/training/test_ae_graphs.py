@@ -18,10 +18,10 @@ from spm_training.clusters import (
     fit_clusters,
     fit_mixture,
 )
+from spm_training.graphs.onnx_export import deployable, to_onnx
+from spm_training.graphs.patches import DecoderGraph, DefectGraph, ImageEncoderGraph, WindowEncoderGraph
 from spm_training.networks.ae1 import Ae1
 from spm_training.networks.ae2 import Ae2
-from spm_training.onnx_export import deployable, to_onnx
-from spm_training.patch_graphs import DecoderGraph, DefectGraph, ImageEncoderGraph, WindowEncoderGraph
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import tifffile
 from scipy import ndimage
 
 from spm_runtime.errors import ParameterError
-from spm_training.annotated import SINGLE_ATOM_TOLERANCE_PX, AnnotatedImage, read_annotated
-from spm_training.annotated_report import LEAVE_ONE_OUT, score_annotated
-from spm_training.evaluate import Found
+from spm_training.atoms.annotated import SINGLE_ATOM_TOLERANCE_PX, AnnotatedImage, read_annotated
+from spm_training.atoms.annotated_score import LEAVE_ONE_OUT, score_annotated
+from spm_training.atoms.evaluate import Found
 from spm_training.metrics import Counts
 
 GRID = np.stack(np.meshgrid(np.arange(20.0, 61, 10), np.arange(30.0, 71, 10), indexing="ij"), -1).reshape(-1, 2)

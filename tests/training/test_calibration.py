@@ -18,7 +18,7 @@ from spm_training.calibration import (
     reliability,
     write_knots,
 )
-from spm_training.graphs import Calibration, read_calibration
+from spm_training.graphs.base import Calibration, read_calibration
 
 
 def test_honest_scores_lie_on_the_diagonal(rng):

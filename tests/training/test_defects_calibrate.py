@@ -14,7 +14,7 @@ from spm_training.defects.calibrate import DefectCalibration, ToldMarks, marks_t
 from spm_training.defects.evaluate import marks
 from spm_training.defects.scenes import DefectOptions, validation_scenes
 from spm_training.export import ExportOptions, export_run
-from spm_training.graphs import Calibration, read_calibration
+from spm_training.graphs.base import Calibration, read_calibration
 from spm_training.recipe import load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.surfaces import NOISE_LEVELS

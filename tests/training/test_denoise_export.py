@@ -17,7 +17,7 @@ from spm_training.denoise.evaluate import package_denoiser
 from spm_training.denoise.report import score_denoiser
 from spm_training.denoise.scenes import DenoiseOptions
 from spm_training.export import ExportOptions, evaluation_of, export_run
-from spm_training.graphs import Calibration
+from spm_training.graphs.base import Calibration
 from spm_training.peers.denoise import Gaussian
 from spm_training.recipe import load_recipe
 from spm_training.restore.report import Subject

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spm_runtime.errors import ParameterError
-from spm_training.evaluate import (
+from spm_training.atoms.evaluate import (
     EvaluationOptions,
     Found,
     evaluate,
@@ -16,8 +16,8 @@ from spm_training.evaluate import (
     score_scene,
     validation_scenes,
 )
+from spm_training.atoms.report import Report, Subject
 from spm_training.metrics import Counts
-from spm_training.report import Report, Subject
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS
 
 SMALL = EvaluationOptions(

@@ -14,13 +14,13 @@ from spm_runtime.pipelines import analyse
 from spm_runtime.scan import Scan
 from spm_runtime.session import Session, self_test
 from spm_training import export as module
-from spm_training.evaluate import EvaluationOptions
+from spm_training.atoms.evaluate import EvaluationOptions
+from spm_training.atoms.report import DIAGRAM
 from spm_training.export import ExportOptions, check_against_torch, export_run
-from spm_training.graphs import AtomsGraph, Calibration
+from spm_training.graphs.base import AtomsGraph, Calibration
+from spm_training.graphs.onnx_export import deployable
 from spm_training.networks.atoms import AtomsNet
-from spm_training.onnx_export import deployable
 from spm_training.recipe import load_recipe
-from spm_training.report import DIAGRAM
 from spm_training.run import RunFolder
 from spm_training.trained import trained_network
 

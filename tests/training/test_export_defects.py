@@ -16,17 +16,17 @@ from spm_runtime.errors import ParameterError
 from spm_runtime.models import load_package
 from spm_runtime.pipelines import analyse
 from spm_runtime.session import Session, self_test
-from spm_training import stages
 from spm_training.cli import cli
 from spm_training.data import Split
 from spm_training.defects.scenes import DefectOptions, scan_of
 from spm_training.export import ExportOptions, export_run
+from spm_training.graphs.patches import ImageEncoderGraph
 from spm_training.networks.ae1 import MARGIN_PX
-from spm_training.patch_graphs import ImageEncoderGraph
+from spm_training.packages import stages
+from spm_training.packages.stages import ON_DEFECT_PX, stage_one, target_clusters
 from spm_training.recipe import load_recipe
 from spm_training.run import RunFolder
 from spm_training.simulate.surfaces import DEFECT_CLASSES, simulate_surface
-from spm_training.stages import ON_DEFECT_PX, stage_one, target_clusters
 from spm_training.tasks.patches import SurfaceCrops
 from spm_training.trained import trained_network
 

@@ -13,7 +13,7 @@ from spm_runtime.pipelines.relief import RESTORE_CHANNELS, relief_view, tip_evid
 from spm_runtime.session import Session, self_test
 from spm_training.cli import cli
 from spm_training.export import ExportOptions, export_run
-from spm_training.graphs import Calibration
+from spm_training.graphs.base import Calibration
 from spm_training.networks.judge import TOLD_WIDTH
 from spm_training.recipe import load_recipe
 from spm_training.restore.scenes import RestoreOptions, scan_of

@@ -12,11 +12,11 @@ from spm_runtime.pipelines.surface import FINDER_CHANNELS, PIXEL_UNIT_NM
 from spm_training.checkpoint import load_checkpoint
 from spm_training.cli import cli
 from spm_training.data import Split
-from spm_training.finder_graph import FinderOfDefectsGraph
 from spm_training.fit import _widened
-from spm_training.graphs import Calibration
+from spm_training.graphs.base import Calibration
+from spm_training.graphs.finder import FinderOfDefectsGraph
+from spm_training.graphs.onnx_export import deployable, to_onnx
 from spm_training.networks.finder import FinderNet, FinderOutput
-from spm_training.onnx_export import deployable, to_onnx
 from spm_training.recipe import load_recipe, recipe_names
 from spm_training.run import RunFolder
 from spm_training.simulate.surfaces import DEFECT_CLASSES

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spm_runtime.errors import ParameterError
-from spm_training.graphs import AtomidGraph, AtomsGraph, Calibration, read_calibration
+from spm_training.graphs.base import AtomidGraph, AtomsGraph, Calibration, read_calibration
 from spm_training.networks.atomid import AtomidNet
 from spm_training.networks.atoms import AtomsNet
 

@@ -5,9 +5,9 @@ import onnx
 import pytest
 import torch
 
-from spm_training.graphs import AtomsGraph
+from spm_training.graphs.base import AtomsGraph
+from spm_training.graphs.onnx_export import deployable, to_onnx
 from spm_training.networks.atoms import AtomsNet
-from spm_training.onnx_export import deployable, to_onnx
 
 OUTPUTS = ["confidence", "offset_px", "position_std_px", "spacing_px"]
 

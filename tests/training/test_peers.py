@@ -8,7 +8,7 @@ import pytest
 
 from spm_runtime.errors import ModelError, ParameterError
 from spm_training import peers
-from spm_training.evaluate import EvaluationOptions, evaluation_scenes
+from spm_training.atoms.evaluate import EvaluationOptions, evaluation_scenes
 from spm_training.metrics import count
 from spm_training.peers import Tuning, available_peers, fft_spacing_px
 from spm_training.peers.atomai_peer import AtomaiFinder, locate

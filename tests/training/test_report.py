@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from spm_training.comparison import Comparison
-from spm_training.evaluate import Detections, EvaluationOptions, ImageScore
+from spm_training.atoms.compare import Comparison
+from spm_training.atoms.evaluate import Detections, EvaluationOptions, ImageScore
+from spm_training.atoms.report import DIAGRAM, Report, Subject, file_stem
 from spm_training.metrics import Counts
-from spm_training.report import DIAGRAM, Report, Subject, file_stem
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS, UNSEEN_FAMILIES
 
 SUBJECT = Subject("atoms", "1.0.0", "0" * 64)

@@ -14,12 +14,12 @@ from spm_runtime.pipelines.relief import (
     surroundings,
     tip_evidence,
 )
+from spm_training.graphs.onnx_export import deployable, to_onnx
+from spm_training.graphs.restore import JudgeGraph, MarksGraph, RestorerGraph, TipGraph
 from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH, JudgeNet
 from spm_training.networks.restorer import RestorerNet
 from spm_training.networks.tip import TipNet
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
-from spm_training.onnx_export import deployable, to_onnx
-from spm_training.restore_graphs import JudgeGraph, MarksGraph, RestorerGraph, TipGraph
 from spm_training.simulate.tips import FAMILIES, scene_rng, simulate_tip_scene
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from spm_runtime.errors import ParameterError
 from spm_runtime.models import ModelPackage
 from spm_runtime.session import Device
-from spm_training.evaluate import (
+from spm_training.atoms.evaluate import (
     Detections,
     EvaluationOptions,
     package_finder,

@@ -178,7 +178,7 @@ def export(
     go into it too; what is learned from their latents stays beside these runs for the next export.
     """
     from spm_training.export import ExportOptions, evaluation_of, export_run
-    from spm_training.graphs import read_calibration
+    from spm_training.graphs.base import read_calibration
     from spm_training.run import RunFolder
 
     further = {"scale": scale_run, "ae1": ae1_run, "ae2": ae2_run, "tip": tip_run, "judge": judge_run}
@@ -252,12 +252,12 @@ def evaluate(
     SPIEPy, and what restores or denoises shows the scans of --real on a page of pictures. Tables are printed and written as JSON
     and Markdown.
     """
+    from spm_training.atoms.evaluate import EvaluationOptions
+    from spm_training.atoms.run import run_comparison
     from spm_training.calibration import fit_package, write_knots
-    from spm_training.comparison_run import run_comparison
     from spm_training.defects.run import DefectOptions, chosen_families, named_packages, run_calibration, run_defects
     from spm_training.denoise.run import denoise_options, denoise_packages, run_denoise
     from spm_training.denoise.scenes import KINDS
-    from spm_training.evaluate import EvaluationOptions
     from spm_training.restore.run import restore_options, restore_packages, run_restore
     from spm_training.simulate import surfaces, tips
     from spm_training.simulate.columns import FAMILIES

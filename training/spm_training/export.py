@@ -17,15 +17,15 @@ from torch import Tensor
 from spm_runtime.errors import ModelIntegrityError, ParameterError
 from spm_runtime.models import ModelPackage, load_package
 from spm_runtime.session import Session, self_test
-from spm_training.finder_graph import FinderOfDefectsGraph
-from spm_training.graphs import Calibration, ExportGraph, FinderGraph
-from spm_training.onnx_export import deployable, to_onnx
-from spm_training.package import FILES, Description, file_entry, output_file, validate_description, vector_file
-from spm_training.package_atoms import AtomsPackage
-from spm_training.package_defects import DefectsPackage
-from spm_training.package_denoise import DenoisePackage
-from spm_training.package_restore import RestorePackage
-from spm_training.package_task import (
+from spm_training.graphs.base import Calibration, ExportGraph, FinderGraph
+from spm_training.graphs.finder import FinderOfDefectsGraph
+from spm_training.graphs.onnx_export import deployable, to_onnx
+from spm_training.packages.atoms import AtomsPackage
+from spm_training.packages.card import FILES, Description, file_entry, output_file, validate_description, vector_file
+from spm_training.packages.defects import DefectsPackage
+from spm_training.packages.denoise import DenoisePackage
+from spm_training.packages.restore import RestorePackage
+from spm_training.packages.task import (
     Attachment,
     CardReport,
     Evaluation,

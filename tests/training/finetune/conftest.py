@@ -76,7 +76,7 @@ def runs(trained, tmp_path_factory):
 @pytest.fixture(scope="session")
 def package(runs, tmp_path_factory):
     """A finder with its patch autoencoder, weights in half precision, the score calibrated; not to be changed."""
-    from spm_training.graphs import Calibration
+    from spm_training.graphs.base import Calibration
 
     folder = tmp_path_factory.mktemp("models") / "defects"
     calibration = Calibration((0.0, 0.5, 1.0), (0.0, 0.3, 1.0))

@@ -10,9 +10,9 @@ import torch
 from spm_runtime.errors import ModelError, ModelIntegrityError
 from spm_runtime.models import find_model, load_package
 from spm_runtime.session import Session
-from spm_training.finder_graph import FinderOfDefectsGraph
 from spm_training.finetune.rebuild import calibration_of, rebuilt_autoencoder, rebuilt_finder
-from spm_training.patch_graphs import DecoderGraph, ImageEncoderGraph
+from spm_training.graphs.finder import FinderOfDefectsGraph
+from spm_training.graphs.patches import DecoderGraph, ImageEncoderGraph
 
 
 def test_the_finder_says_what_the_package_says(package, rng):
@@ -75,7 +75,7 @@ def test_promised_outputs_that_it_does_not_give_are_refused(package, tmp_path):
     file = folder / "test_output_presence.npy"
     np.save(file, np.load(file) + 0.1)
     text = (folder / "rdf.yaml").read_text(encoding="utf-8")
-    from spm_training.package import file_entry
+    from spm_training.packages.card import file_entry
 
     old = next(one.sha256 for one in package.outputs if one.id == "presence")
     new = file_entry(folder, file.name)["sha256"]

@@ -13,10 +13,10 @@ from spm_training.finetune.plant import survey
 from spm_training.finetune.rebuild import rebuilt_autoencoder
 from spm_training.finetune.samples import HomeFinderCrops, HomePatchCrops, framed
 from spm_training.finetune.scans import _view
+from spm_training.graphs.patches import ImageEncoderGraph
 from spm_training.networks.ae1 import MARGIN_PX
-from spm_training.patch_graphs import ImageEncoderGraph
+from spm_training.packages.stages import learn_stage_one
 from spm_training.recipe import load_recipe
-from spm_training.stages import learn_stage_one
 from spm_training.tasks import task_of
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from spm_runtime.models import ModelPackage
+from spm_training.atoms.report import file_stem
 from spm_training.calibration import Reliability, reliability
 from spm_training.defects.annotated_score import RealScores
 from spm_training.defects.scenes import DEFECTS_SEED, DefectOptions
@@ -24,7 +25,6 @@ from spm_training.defects.score import (
     total_counts,
     v_measure_interval,
 )
-from spm_training.report import file_stem
 from spm_training.simulate.surfaces import DEFECT_CLASSES, FAMILIES, NOISE_LEVELS, REQUIRED_DETECTABILITY
 from spm_training.tables import interval_cell, markdown_table, write_tables
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from spm_training.atoms.report import file_stem
 from spm_training.defects.score import Interval
 from spm_training.denoise.evaluate import LatticeScore, at_every_level, evaluate_all
 from spm_training.denoise.scenes import DENOISE_SEED, SURFACES, DenoiseOptions, conditions
 from spm_training.peers.denoise import Denoiser
 from spm_training.peers.denoise_scores import DenoiseScores
-from spm_training.report import file_stem
 from spm_training.restore.figures import mean_interval
 from spm_training.restore.report import Subject, plain
 from spm_training.simulate.stm_lattices import NOISE_LEVELS

@@ -38,9 +38,9 @@ from spm_training.finetune.scans import Collection, read_collection, views_of
 from spm_training.finetune.write import Parts, Story, check_name, write_package
 from spm_training.networks.ae1 import Ae1
 from spm_training.networks.finder import FinderNet
+from spm_training.packages.stages import StageOne, learn_stage_one
 from spm_training.recipe import Recipe, load_recipe
 from spm_training.run import git_commit
-from spm_training.stages import StageOne, learn_stage_one
 from spm_training.tasks import task_of
 
 __all__ = ["Home", "fit_at_home"]

@@ -1,6 +1,6 @@
 """From the ONNX files of a model package back to torch networks that can go on learning.
 
-Initialisers keep the names of the modules they come from (`spm_training.onnx_export`). Batch norms are folded into the
+Initialisers keep the names of the modules they come from (`spm_training.graphs.onnx_export`). Batch norms are folded into the
 convolutions and decoders are folded (`spm_training.networks.folding`), so the networks are rebuilt folded: the same answers,
 fewer layers, and no batch statistics to be spoiled by small batches.
 """
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from spm_runtime.errors import ModelError, ModelIntegrityError
 from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines.patch_maps import STRIDE_PX
-from spm_training.finder_graph import FinderOfDefectsGraph
-from spm_training.graphs import Calibration, ExportGraph
+from spm_training.graphs.base import Calibration, ExportGraph
+from spm_training.graphs.finder import FinderOfDefectsGraph
+from spm_training.graphs.onnx_export import deployable
+from spm_training.graphs.patches import DecoderGraph, ImageEncoderGraph
 from spm_training.networks.ae1 import FEATURES, Ae1
 from spm_training.networks.finder import FinderNet
-from spm_training.onnx_export import deployable
-from spm_training.patch_graphs import DecoderGraph, ImageEncoderGraph
 
 __all__ = ["calibration_of", "description_of", "rebuilt_autoencoder", "rebuilt_finder"]
 

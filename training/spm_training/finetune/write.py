@@ -16,18 +16,18 @@ from spm_runtime.models import ModelPackage, load_package
 from spm_runtime.pipelines.patch_maps import STRIDE_PX
 from spm_runtime.session import Session, self_test
 from spm_training.export import attach, check_against_torch, write_test_tensors
-from spm_training.finder_graph import FinderOfDefectsGraph
 from spm_training.finetune.rebuild import calibration_of, description_of
+from spm_training.graphs.finder import FinderOfDefectsGraph
+from spm_training.graphs.onnx_export import deployable, to_onnx
+from spm_training.graphs.patches import DecoderGraph, ImageEncoderGraph
 from spm_training.networks.ae1 import Ae1
 from spm_training.networks.finder import FinderNet
-from spm_training.onnx_export import deployable, to_onnx
 from spm_training.options import CardOptions, ParameterOptions
-from spm_training.package import FILES, Description, output_file, validate_description
-from spm_training.package_defects import DefectsPackage
-from spm_training.package_task import Attachment
-from spm_training.patch_graphs import DecoderGraph, ImageEncoderGraph
+from spm_training.packages.card import FILES, Description, output_file, validate_description
+from spm_training.packages.defects import DefectsPackage
+from spm_training.packages.stages import StageOne
+from spm_training.packages.task import Attachment
 from spm_training.recipe import Recipe, load_recipe
-from spm_training.stages import StageOne
 
 __all__ = ["Parts", "Story", "check_name", "write_package"]
 

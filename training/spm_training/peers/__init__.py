@@ -1,6 +1,6 @@
 """Finders of atoms by other people, to compare with: `available_peers` says which can run here, and why the others cannot.
 
-Every peer gives what `spm_training.evaluate.Finder` says. The tuned ones take their settings from simulated scenes of the
+Every peer gives what `spm_training.atoms.evaluate.Finder` says. The tuned ones take their settings from simulated scenes of the
 validation split (`Tuning`) and their scale from the power spectrum (`fft_spacing_px`), unless their description says otherwise;
 those at library defaults are marked so. `spm_training.peers.same_map` compares detectors on one confidence map.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spm_training.evaluate import Finder
+from spm_training.atoms.evaluate import Finder
 from spm_training.peers.atomai_peer import REMEDY as ATOMAI_REMEDY
 from spm_training.peers.atomai_peer import blind_atomai_finder, scaled_atomai_finder
 from spm_training.peers.atomap_peer import REMEDY as ATOMAP_REMEDY

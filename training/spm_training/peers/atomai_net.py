@@ -30,8 +30,8 @@ from scipy.spatial import cKDTree
 
 from spm_runtime.errors import ModelError, ParameterError
 from spm_runtime.levelling import level_for_network
+from spm_training.atoms.evaluate import EVALUATION_SEED
 from spm_training.data import Split, rng_for
-from spm_training.evaluate import EVALUATION_SEED
 from spm_training.files import write_atomically
 from spm_training.peers.optional import is_installed
 from spm_training.simulate.columns import FAMILIES, Scene, simulate_columns

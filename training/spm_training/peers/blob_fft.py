@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.feature import peak_local_max
 
-from spm_training.evaluate import Finder, Found
+from spm_training.atoms.evaluate import Finder, Found
 from spm_training.peers.tuning import Look, Tuning, best_settings, levelled_and_spacing
 
 __all__ = ["BlobFinder", "tuned_blob_finder"]

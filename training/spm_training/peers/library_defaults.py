@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skimage import feature
 
 from spm_runtime.levelling import level_for_network
-from spm_training.evaluate import Finder, Found
+from spm_training.atoms.evaluate import Finder, Found
 from spm_training.peers.tuning import mean_neighbour_px
 
 __all__ = ["default_blob_finder"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skimage.feature import blob_dog, blob_doh, blob_log
 
 from spm_kernels import box_nms, local_maxima
-from spm_training.evaluate import TOLERANCES
+from spm_training.atoms.evaluate import TOLERANCES
 from spm_training.metrics import Counts, count
 
 __all__ = ["DEFAULT_SETTINGS", "Detector", "MapOfScene", "Settings", "detectors", "tuned_settings"]

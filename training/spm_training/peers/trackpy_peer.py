@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spm_runtime.levelling import level_for_network
-from spm_training.evaluate import Finder, Found
+from spm_training.atoms.evaluate import Finder, Found
 from spm_training.peers.optional import import_peer
 from spm_training.peers.tuning import Look, Tuning, best_settings, levelled_and_spacing, mean_neighbour_px
 

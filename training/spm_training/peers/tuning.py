@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from spm_runtime.levelling import level_for_network
+from spm_training.atoms.evaluate import EVALUATION_SEED, TOLERANCES, Finder
 from spm_training.data import Split, rng_for
-from spm_training.evaluate import EVALUATION_SEED, TOLERANCES, Finder
 from spm_training.metrics import Counts, count
 from spm_training.peers.scale import fft_spacing_px
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS, Scene, simulate_columns

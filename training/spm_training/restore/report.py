@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from spm_runtime.models import ModelPackage
-from spm_training.report import file_stem
+from spm_training.atoms.report import file_stem
 from spm_training.restore.evaluate import AS_RECORDED, TRUE_TIP, Scores
 from spm_training.restore.figures import (
     Goal,

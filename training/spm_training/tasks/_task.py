@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from spm_training.data import Split
-from spm_training.graphs import ExportGraph
+from spm_training.graphs.base import ExportGraph
 from spm_training.recipe import Recipe
 
 __all__ = ["Batch", "Task", "stacked"]

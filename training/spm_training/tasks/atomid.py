@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spm_runtime.errors import ParameterError
 from spm_training.data import AtomsBatch
-from spm_training.graphs import AtomidGraph
+from spm_training.graphs.base import AtomidGraph
 from spm_training.networks.atomid import AtomidNet, AtomidOutput
 from spm_training.recipe import AtomidNetworkOptions, Recipe
 from spm_training.tasks.columns import ColumnsData, confidence_pictures

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spm_training.data import AtomsBatch
-from spm_training.graphs import AtomsGraph
+from spm_training.graphs.base import AtomsGraph
 from spm_training.losses import atoms_loss
 from spm_training.networks.atoms import AtomsNet, AtomsOutput
 from spm_training.recipe import AtomsNetworkOptions

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spm_training.data import Split
-from spm_training.denoise_graphs import DenoiserGraph, PatchGraph
+from spm_training.graphs.denoise import DenoiserGraph, PatchGraph
 from spm_training.networks.cae import (
     CaeA,
     CaeB,

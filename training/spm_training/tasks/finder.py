@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from spm_runtime.pipelines.surface import PIXEL_UNIT_NM, FinderView, finder_view
 from spm_training.data import Split, rng_for
-from spm_training.finder_graph import FinderOfDefectsGraph
+from spm_training.graphs.finder import FinderOfDefectsGraph
 from spm_training.metrics import Counts, count
 from spm_training.networks.finder import FinderNet, FinderOutput
 from spm_training.recipe import FinderNetworkOptions, Recipe

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spm_training.data import Split
+from spm_training.graphs.restore import JudgeGraph
 from spm_training.networks.judge import JUDGED_WIDTH, JudgeNet
 from spm_training.recipe import JudgeNetworkOptions, Recipe
-from spm_training.restore_graphs import JudgeGraph
 from spm_training.tasks._task import stacked
 from spm_training.tasks.tip_scenes import JudgeBatch, JudgeSamples
 

@@ -29,11 +29,11 @@ from spm_runtime.pipelines.surface import on_working_pixels, unit_range
 from spm_runtime.terraces import find_terraces
 from spm_training.clusters import Clusters
 from spm_training.data import Split, rng_for
+from spm_training.graphs.patches import DefectGraph, ImageEncoderGraph, WindowEncoderGraph
 from spm_training.networks.ae1 import MARGIN_PX, SIDE_PX, Ae1
 from spm_training.networks.ae1_views import Ae1Views, Ae1ViewsOutput
 from spm_training.networks.ae2 import Ae2
 from spm_training.networks.cae import scaled
-from spm_training.patch_graphs import DefectGraph, ImageEncoderGraph, WindowEncoderGraph
 from spm_training.patch_losses import cluster_loss, contrast_loss, symmetry_loss
 from spm_training.recipe import Ae1NetworkOptions, Ae2NetworkOptions, Recipe
 from spm_training.simulate.surfaces import simulate_surface
@@ -376,7 +376,7 @@ class Ae1Task(_Autoencoding):
         return Clusters.read(Path(self.recipe.loss.clusters_file))
 
     def graph(self, network: Ae1) -> ImageEncoderGraph | WindowEncoderGraph:
-        """The encoder as it is exported, without clusters; `spm_training.patch_graphs` has the other graphs."""
+        """The encoder as it is exported, without clusters; `spm_training.graphs.patches` has the other graphs."""
         return ImageEncoderGraph(network) if network.context else WindowEncoderGraph(network)
 
     def dataset(self, split: Split, *, white_noise: float | None = None) -> SurfaceCrops:

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from spm_runtime.pipelines.relief import RESTORE_CHANNELS
 from spm_training.data import Split
+from spm_training.graphs.restore import RestorerGraph
 from spm_training.networks.restorer import RestorerNet, RestorerOutput
 from spm_training.networks.tip_models import TipModel1, TipModel2, TipModel3
 from spm_training.recipe import Recipe, RestorerNetworkOptions, TipModelOptions
-from spm_training.restore_graphs import RestorerGraph
 from spm_training.restore_losses import restore_loss
 from spm_training.tasks._task import stacked
 from spm_training.tasks.tip_scenes import ScanBatch, ScanCrops

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from spm_runtime.pipelines.spectrum import ANGLES, BINS, BINS_PER_OCTAVE, CHANNELS, bin_of_period, log_polar_spectrum
 from spm_training.data import Split, rng_for
-from spm_training.graphs import ScaleGraph
+from spm_training.graphs.base import ScaleGraph
 from spm_training.networks.scale import ScaleNet
 from spm_training.recipe import Recipe, ScaleNetworkOptions
 from spm_training.simulate.columns import simulate_columns

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from spm_runtime.pipelines.relief import EVIDENCE, TIP_PX
 from spm_training.data import Split
+from spm_training.graphs.restore import TipGraph
 from spm_training.networks.tip import PACKED_PX, TipNet, TipOutput
 from spm_training.recipe import Recipe, TipNetworkOptions
-from spm_training.restore_graphs import TipGraph
 from spm_training.tasks._task import stacked
 from spm_training.tasks.tip_scenes import TipBatch, TipSamples
 

@@ -44,10 +44,10 @@ from spm_training.clusters import (
 from spm_training.defects.evaluate import marks
 from spm_training.defects.scenes import scan_of
 from spm_training.files import write_atomically
+from spm_training.graphs.patches import DefectGraph, WindowEncoderGraph
 from spm_training.metrics import Counts
 from spm_training.networks.ae1 import SIDE_PX, Ae1
 from spm_training.networks.ae2 import Ae2
-from spm_training.patch_graphs import DefectGraph, WindowEncoderGraph
 from spm_training.peers.defects.look import heights_nm
 from spm_training.peers.defects.tuning import DefectTuning, mean_f1, scene_counts
 from spm_training.run import RunFolder

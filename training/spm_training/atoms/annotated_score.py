@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spm_training.annotated import AnnotatedImage
-from spm_training.evaluate import Finder
+from spm_training.atoms.annotated import AnnotatedImage
+from spm_training.atoms.evaluate import Finder
 from spm_training.metrics import Counts
 from spm_training.peers.blob_fft import BlobFinder
 from spm_training.peers.tuning import levelled_and_spacing

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from spm_runtime.models import ModelPackage
 from spm_runtime.session import Device
-from spm_training.annotated import read_annotated
-from spm_training.annotated_report import score_annotated
-from spm_training.comparison import Comparison
-from spm_training.detection_stage import compare_detectors, detectors_markdown, scene_count
-from spm_training.evaluate import EvaluationOptions, Finder, evaluate_all, package_finder
+from spm_training.atoms.annotated import read_annotated
+from spm_training.atoms.annotated_score import score_annotated
+from spm_training.atoms.compare import Comparison
+from spm_training.atoms.detection_stage import compare_detectors, detectors_markdown, scene_count
+from spm_training.atoms.evaluate import EvaluationOptions, Finder, evaluate_all, package_finder
+from spm_training.atoms.report import Report, Subject
 from spm_training.peers import Tuning, available_peers
-from spm_training.report import Report, Subject
 
 if TYPE_CHECKING:
     from tqdm import tqdm

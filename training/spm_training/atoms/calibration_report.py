@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spm_training.atoms.evaluate import Detections, ImageScore
 from spm_training.calibration import Coverage, Locking, Reliability, coverage, joined, pixel_locking, reliability
-from spm_training.evaluate import Detections, ImageScore
 from spm_training.simulate.columns import NOISE_LEVELS
 
 __all__ = ["CalibrationReport"]

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from spm_runtime.levelling import BACKGROUND_RADIUS_PX, SOFT_LIMIT, level_for_network
 from spm_runtime.models import ModelPackage
+from spm_training.atoms.evaluate import EVALUATION_SEED, EvaluationOptions, ImageScore, evaluate, package_finder
+from spm_training.atoms.report import Report, Subject
 from spm_training.data import Split, rng_for
-from spm_training.evaluate import EVALUATION_SEED, EvaluationOptions, ImageScore, evaluate, package_finder
-from spm_training.onnx_export import deployable
-from spm_training.package_task import (
+from spm_training.graphs.onnx_export import deployable
+from spm_training.packages.task import (
     Attached,
     Attachment,
     CardReport,
@@ -23,7 +24,6 @@ from spm_training.package_task import (
     UserParameter,
     trained_for_export,
 )
-from spm_training.report import Report, Subject
 from spm_training.run import RunFolder
 from spm_training.simulate.columns import simulate_columns
 from spm_training.tasks import task_of

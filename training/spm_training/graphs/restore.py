@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spm_runtime.pipelines.relief import EVIDENCE, RESTORE_CHANNELS, TIP_PX
 from spm_runtime.pipelines.tip_candidates import FACTORS
-from spm_training.graphs import ExportGraph, TensorSpec
+from spm_training.graphs.base import ExportGraph, TensorSpec
 from spm_training.networks.judge import JUDGED_WIDTH, TOLD_WIDTH, JudgeNet
 from spm_training.networks.restorer import RestorerNet
 from spm_training.networks.tip import TipNet, TipOutput

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from spm_runtime.models import ModelPackage
-from spm_training.calibration_report import CalibrationReport
-from spm_training.evaluate import EVALUATION_SEED, TOLERANCES, EvaluationOptions, ImageScore
+from spm_training.atoms.calibration_report import CalibrationReport
+from spm_training.atoms.evaluate import EVALUATION_SEED, TOLERANCES, EvaluationOptions, ImageScore
 from spm_training.metrics import Counts
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS, PAPER_FAMILIES, UNSEEN_FAMILIES
 from spm_training.tables import markdown_table, write_tables

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spm_training.report import Report, Row, conditions
+from spm_training.atoms.report import Report, Row, conditions
 from spm_training.simulate.columns import FAMILIES, NOISE_LEVELS, UNSEEN_FAMILIES
 from spm_training.tables import markdown_table, write_tables
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spm_runtime.models import ModelPackage
-from spm_training.denoise_graphs import DenoiserGraph, PatchGraph
-from spm_training.finder_graph import FinderOfDefectsGraph
-from spm_training.graphs import ExportGraph, FinderGraph
+from spm_training.graphs.base import ExportGraph, FinderGraph
+from spm_training.graphs.denoise import DenoiserGraph, PatchGraph
+from spm_training.graphs.finder import FinderOfDefectsGraph
+from spm_training.graphs.restore import RestorerGraph
 from spm_training.recipe import Recipe
-from spm_training.restore_graphs import RestorerGraph
 from spm_training.run import RunFolder
 from spm_training.trained import trained_network
 

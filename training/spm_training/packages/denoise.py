@@ -17,7 +17,7 @@ from spm_training.denoise.evaluate import LatticeScore, package_denoiser
 from spm_training.denoise.report import DenoiseReport, score_denoiser
 from spm_training.denoise.scenes import DENOISE_SEED, DenoiseOptions
 from spm_training.networks.cae import CaeA, CaeB
-from spm_training.package_task import Attached, InputSpec, PackagedTask, UserParameter
+from spm_training.packages.task import Attached, InputSpec, PackagedTask, UserParameter
 from spm_training.recipe import CaeNetworkOptions, DenoiserNetworkOptions
 from spm_training.restore.report import Subject
 from spm_training.run import RunFolder

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spm_training.graphs import ExportGraph, TensorSpec
+from spm_training.graphs.base import ExportGraph, TensorSpec
 from spm_training.networks.cae import LATENT, CaeB, CaeTwin, CaeVae, PatchDenoiser, TwinOutput
 from spm_training.networks.denoiser import DenoiserNet
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from spm_training.clusters import Clusters, ClustersLayer, Mixture, MixtureLayer
-from spm_training.graphs import ExportGraph, TensorSpec
+from spm_training.graphs.base import ExportGraph, TensorSpec
 from spm_training.networks.ae1 import MARGIN_PX, SIDE_PX, STRIDES, Ae1
 from spm_training.networks.ae2 import Ae2
 from spm_training.networks.cae import scaled

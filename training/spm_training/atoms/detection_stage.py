@@ -16,7 +16,7 @@ from spm_runtime.models import ModelPackage
 from spm_runtime.pipelines import analyse
 from spm_runtime.scan import Scan
 from spm_runtime.session import Device
-from spm_training.evaluate import TOLERANCES, EvaluationOptions, evaluation_scenes, validation_scenes
+from spm_training.atoms.evaluate import TOLERANCES, EvaluationOptions, evaluation_scenes, validation_scenes
 from spm_training.metrics import Counts, count
 from spm_training.peers.same_map import MapOfScene, detectors, tuned_settings
 from spm_training.simulate.columns import NOISE_LEVELS, Scene

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from spm_training.graphs import ExportGraph
+from spm_training.graphs.base import ExportGraph
 
 __all__ = ["deployable", "to_onnx"]
 

@@ -27,11 +27,13 @@ from spm_training.defects.evaluate import evaluate_all, package_finder
 from spm_training.defects.report import DefectReport, Subject
 from spm_training.defects.scenes import DEFECTS_SEED, DefectOptions
 from spm_training.defects.score import ImageScore
-from spm_training.graphs import ExportGraph
+from spm_training.graphs.base import ExportGraph
+from spm_training.graphs.onnx_export import deployable
+from spm_training.graphs.patches import DecoderGraph, DefectGraph, ImageEncoderGraph
 from spm_training.networks.ae1 import Ae1
 from spm_training.networks.ae2 import Ae2
-from spm_training.onnx_export import deployable
-from spm_training.package_task import (
+from spm_training.packages.stages import stage_one, stage_two
+from spm_training.packages.task import (
     Attached,
     Attachment,
     InputSpec,
@@ -39,12 +41,10 @@ from spm_training.package_task import (
     UserParameter,
     trained_for_export,
 )
-from spm_training.patch_graphs import DecoderGraph, DefectGraph, ImageEncoderGraph
 from spm_training.recipe import Ae1NetworkOptions, FinderNetworkOptions
 from spm_training.run import RunFolder
 from spm_training.simulate.surfaces import DEFECT_CLASSES
 from spm_training.simulate.surfaces.working import draw_working_surface
-from spm_training.stages import stage_one, stage_two
 from spm_training.tasks import task_of
 
 __all__ = ["DefectsPackage"]

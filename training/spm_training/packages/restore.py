@@ -25,10 +25,11 @@ from spm_runtime.pipelines.relief import (
 )
 from spm_runtime.pipelines.tip_candidates import candidate_facts
 from spm_runtime.pipelines.tip_drawn import tip_code, with_second_apex
+from spm_training.graphs.onnx_export import deployable
+from spm_training.graphs.restore import JudgeGraph, MarksGraph, TipGraph
 from spm_training.networks.judge import JudgeNet
 from spm_training.networks.tip import TipNet
-from spm_training.onnx_export import deployable
-from spm_training.package_task import (
+from spm_training.packages.task import (
     Attached,
     Attachment,
     InputSpec,
@@ -41,7 +42,6 @@ from spm_training.restore.report import RestoreReport
 from spm_training.restore.run import score_package
 from spm_training.restore.scenes import RESTORE_SEED, RestoreOptions
 from spm_training.restore.score import ImageScore
-from spm_training.restore_graphs import JudgeGraph, MarksGraph, TipGraph
 from spm_training.run import RunFolder
 from spm_training.simulate.tips import FAMILIES, TipScene, scene_rng, simulate_tip_scene
 

@@ -1,7 +1,7 @@
 """The description (``rdf.yaml``) and the card (``README.md``) of a model package.
 
 The description follows bioimage.io's model format 0.5, so that other tools can open it; what that format cannot say stands
-under ``config.spm``, which `spm_runtime.models` reads. What differs from task to task comes from `spm_training.package_task`.
+under ``config.spm``, which `spm_runtime.models` reads. What differs from task to task comes from `spm_training.packages.task`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import yaml
 from bioimageio.spec import ValidationContext, validate_format
 
 from spm_runtime.errors import ModelError
-from spm_training.denoise_graphs import PatchGraph
-from spm_training.graphs import TensorSpec
-from spm_training.onnx_export import OPSET
-from spm_training.package_task import MapsGraph, PackagedTask
+from spm_training.graphs.base import TensorSpec
+from spm_training.graphs.denoise import PatchGraph
+from spm_training.graphs.onnx_export import OPSET
+from spm_training.packages.task import MapsGraph, PackagedTask
 
 __all__ = ["FILES", "TOLERANCE", "Description", "file_entry", "output_file", "validate_description", "vector_file"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spm_training.graphs import CalibratedScore, Calibration, ExportGraph, TensorSpec
+from spm_training.graphs.base import CalibratedScore, Calibration, ExportGraph, TensorSpec
 from spm_training.networks.finder import FinderNet
 
 __all__ = ["FinderOfDefectsGraph"]
