@@ -20,10 +20,10 @@ Image = NDArray[np.float32]
 
 #: Power in units of the noise up to which nothing is left of a wave. White noise exceeds it in 5 % of all waves.
 STRENGTH = 3.0
-#: Windows in which `without_residue` looks, and the share of the noise that it expects in an answer, at waves of
-#: `RESIDUE_PERIOD_PX`; shorter ones have more of it. On validation images windows of 16, 24 and 32 px and shares of 0.1 to 0.4
-#: differ by 0.1 dB on lattices; small windows and large shares suit terraces, and large shares cost vacancies contrast.
-RESIDUE_WINDOW_PX, RESIDUE_SHARE, RESIDUE_PERIOD_PX = 16, 0.2, 4.0
+#: Windows in which `without_residue` looks, and the share of the white noise that it expects in an answer, at waves of
+#: `RESIDUE_PERIOD_PX`; shorter ones have more of it. On validation images windows of 16 to 64 px and shares of 0.1 to 0.4 differ
+#: by 0.1 dB on lattices. From real lattices with atoms 3 to 4 px apart 64 px and a share of 0.1 take least: 1 % of the power.
+RESIDUE_WINDOW_PX, RESIDUE_SHARE, RESIDUE_PERIOD_PX = 64, 0.1, 4.0
 #: Least power that is divided by.
 _TINY = np.float32(1e-20)
 
@@ -66,9 +66,9 @@ def fourier_wiener(image: Image, window_px: int, *, strength: float = STRENGTH) 
 def without_residue(answer: Image, image: Image) -> Image:
     """What is left of the noise in the answer of a network, taken away.
 
-    A network subtracts noise pixel by pixel, and what it misses is rough, whatever the surface. So the waves of small windows
-    are shrunk once more, as the empirical Wiener filter does, where they are as small as what is left can be: a share of what
-    the network took away, larger for short waves.
+    A network subtracts noise pixel by pixel, and what it misses is rough, whatever the surface. So the waves of windows
+    are shrunk once more, as the empirical Wiener filter does, where they are as small as what is left can be: a share of the
+    white noise that the network took away, larger for short waves. Lines that it took away, strong in few waves, do not count.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def _without_residue(windows: Image, taken: Image, weight: Image) -> Image:
     side = windows.shape[1]
     periods = np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side)) * RESIDUE_PERIOD_PX
     share = (RESIDUE_SHARE / math.log(2) * periods**2).astype(np.float32)
-    residue = np.median(_power(fft.rfft2(taken * weight)), axis=1, keepdims=True) * share
+    residue = np.median(_power(fft.rfft2(taken * weight)), axis=(1, 2), keepdims=True) * share
     spectrum *= power / np.maximum(power + residue, _TINY)
     return np.asarray((fft.irfft2(spectrum, s=windows.shape[1:]) + mean * weight) * weight, np.float32)
 

@@ -151,7 +151,7 @@ def test_tiles_equal_the_whole(monkeypatch, rng):
 def test_a_small_scan_is_seen_with_its_mirror_images_and_a_large_one_as_it_is(rng):
     # A network that moves everything by a pixel to the right and down.
     network = Network(lambda seen: np.roll(seen, (1, 1), axis=(2, 3)))
-    image = lattice((64, 72)) + 0.1 * rng.standard_normal((64, 72))
+    image = lattice((64, 96)) + 0.1 * rng.standard_normal((64, 96))  # whole windows of the residue
     found, _ = run(image, network)
     for axis in (0, 1):
         mirrored, _ = run(np.flip(image, axis), network)
