@@ -69,15 +69,15 @@ def denoise_scan(scan: Scan, package: ModelPackage, session: Session, parameters
     clock.stop("levelling")
     if package.settings["kind"] == "patch":
         seen = _by_patches(session, view.image, package.settings)
+        clock.stop("network")
     else:
         told = view.image
         if sides := tuple(package.settings.get("windows_px", ())):
             told = with_filtered(told, sides)
             clock.stop("filter")
-        seen = run_mirrored(session, told)[DENOISED]
-    clock.stop("network")
-    if package.settings["kind"] == "image":
-        seen = without_residue(seen, view.image)
+        answer = run_mirrored(session, told)[DENOISED]
+        clock.stop("network")
+        seen = without_residue(answer, view.image)
         clock.stop("residue")
     denoised = scan.image.copy()
     denoised[part] = view.restored(seen)
